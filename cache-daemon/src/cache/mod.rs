@@ -1,0 +1,1 @@
+//! The only meeting point of data and control: reads, single flight, fills.

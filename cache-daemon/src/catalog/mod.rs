@@ -1,0 +1,1 @@
+//! The data set as directories: dense inode numbers, names, sizes, ETags.

@@ -1,0 +1,1 @@
+//! The control socket: what `cachectl` asks and the daemon answers.

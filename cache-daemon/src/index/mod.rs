@@ -1,0 +1,1 @@
+//! Where each extent is: lock-free for readers.

@@ -1,0 +1,103 @@
+//! Engines: how the store's bytes reach a device and come back.
+//!
+//! An engine belongs to one thread. It takes operations that own their buffers, and gives them back
+//! completed, in any order. `uring` is the engine; `psync` stands in where a kernel or a container has
+//! no io_uring; `sim` is a device that lies, stalls and loses power from a seed.
+//!
+//! Invariants
+//! - A buffer belongs to its operation from `submit` until its completion is taken, even if nobody
+//!   wants the result any more.
+//! - Every submitted operation completes exactly once, unless the engine is dropped; dropping it waits
+//!   for what the kernel holds.
+//! - Results are as the device gave them: `Err`, or a count that may be short. The callers check.
+
+use std::time::Duration;
+
+mod buffer;
+
+pub use buffer::{Buffer, BufferPool};
+
+/// Offsets, lengths and addresses of direct I/O are multiples of this: the largest logical block of the devices we know.
+pub const ALIGN_BYTES: usize = 4096;
+
+/// A position on a device or in a file. Never mixed with positions in objects.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DeviceOffset(pub u64);
+
+/// A file that an engine knows (registered with the ring where that can be).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FileSlot(pub u32);
+
+/// Names an operation to whoever submitted it; comes back with its completion.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Token(pub u64);
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Operation {
+    /// Fill the first `len` bytes of `buffer` from `at`.
+    Read {
+        /// Where the bytes go.
+        buffer: Buffer,
+        /// How many, a multiple of [`ALIGN_BYTES`].
+        len: usize,
+        /// From where.
+        at: DeviceOffset,
+    },
+    /// Write the first `len` bytes of `buffer` to `at`.
+    Write {
+        /// Where the bytes are.
+        buffer: Buffer,
+        /// How many, a multiple of [`ALIGN_BYTES`].
+        len: usize,
+        /// To where.
+        at: DeviceOffset,
+    },
+    /// Make everything that completed before this was submitted durable (fdatasync).
+    Sync,
+}
+
+/// An operation that is over.
+#[derive(Debug)]
+pub struct Completion {
+    /// Whose it is.
+    pub token: Token,
+    /// Bytes done (0 for a sync), possibly fewer than asked; or the device's error.
+    pub result: std::io::Result<usize>,
+    /// The operation's buffer, back again.
+    pub buffer: Option<Buffer>,
+}
+
+/// Submits operations and collects completions; used by one thread.
+pub trait Engine: Send {
+    /// Makes `file` known, for as long as the engine lives or until [`Engine::forget`].
+    fn register(&mut self, file: std::os::fd::OwnedFd) -> std::io::Result<FileSlot>;
+
+    /// Lets go of a file on which nothing is in flight.
+    fn forget(&mut self, slot: FileSlot);
+
+    /// Takes an operation. It may start only when [`Engine::complete`] is called next: batches form by themselves.
+    ///
+    /// # Panics
+    /// If more than the engine's depth are in flight.
+    fn submit(&mut self, token: Token, file: FileSlot, operation: Operation);
+
+    /// Starts what was submitted and appends what is over to `done`.
+    ///
+    /// Waits until there is one completion at least, the engine's [`Waker`] was used, or `timeout` is over;
+    /// a `timeout` of zero does not wait.
+    fn complete(&mut self, timeout: Duration, done: &mut Vec<Completion>) -> std::io::Result<()>;
+
+    /// How many operations may be in flight.
+    fn depth(&self) -> usize;
+
+    /// Wakes this engine's thread out of [`Engine::complete`], from any thread.
+    fn waker(&self) -> Waker;
+
+    /// Its name for users: `io_uring`, `psync`.
+    fn name(&self) -> &'static str;
+}
+
+/// Wakes an engine's thread; clones wake the same one. An eventfd (eventfd(2)).
+#[derive(Clone, Debug)]
+pub struct Waker(std::sync::Arc<std::os::fd::OwnedFd>);

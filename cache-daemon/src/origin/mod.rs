@@ -1,0 +1,1 @@
+//! The object store that a data set comes from.

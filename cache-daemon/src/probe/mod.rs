@@ -1,0 +1,1 @@
+//! Probes: who reads what, seen by the kernel.

@@ -1,0 +1,1 @@
+//! The block store: extents in segments on local devices.

@@ -1,0 +1,124 @@
+//! The port: what a mount asks of whoever has the data.
+//!
+//! The daemon implements it over its cache, tests over memory. Nothing of fuser's is in it. Every call
+//! may come from several threads at once; none but [`FileSource::read`] may wait for a disk or a network.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::errno::Errno;
+use crate::ticket::ReadTicket;
+
+/// The number of a node: an inode number to applications, an index of arrays to us. The root is 1.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The mountpoint's directory.
+    pub const ROOT: Self = Self(1);
+}
+
+/// A directory or a file; the mount has nothing else but the symlink that the control directory is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+}
+
+/// What stat(2) tells of a node, less owner and mode, which are the mount's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attributes {
+    /// The node.
+    pub ino: Ino,
+    /// Its kind.
+    pub kind: NodeKind,
+    /// Bytes; 0 for a directory.
+    pub size_bytes: u64,
+    /// When the object was last modified at the origin.
+    pub modified: SystemTime,
+    /// Links: 1 for a file, 2 + subdirectories for a directory.
+    pub links: u32,
+}
+
+/// One name in a directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry<'a> {
+    /// The name: neither empty nor `.` nor `..`, no slash, at most 255 bytes.
+    pub name: &'a [u8],
+    /// The node that it names now.
+    pub attributes: Attributes,
+    /// Where to go on after this entry: passed back as `from`. Never 0.
+    pub next: u64,
+}
+
+/// Whether the walk of a directory goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Walk {
+    /// The entry was taken.
+    Continue,
+    /// The entry had no room: it is asked for again.
+    Stop,
+}
+
+/// Capacity as statfs(2) shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Capacity {
+    /// Bytes of the data set.
+    pub total_bytes: u64,
+    /// Files in it.
+    pub files: u64,
+}
+
+/// An extended attribute of the mount, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Xattr {
+    /// `user.etag`: the version's ETag.
+    Etag,
+    /// `user.origin`: the object's URL.
+    Origin,
+}
+
+/// Where a mount's files come from.
+pub trait FileSource: Send + Sync + 'static {
+    /// The node that `name` in `dir` names now: `ENOENT`, `ENOTDIR`.
+    ///
+    /// Success raises the node's lookup count by one, as does each entry that [`FileSource::entries`] yields with `count_lookups`.
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attributes, Errno>;
+
+    /// What stat(2) tells of `ino`: `ESTALE` if the number is not in use.
+    fn attributes(&self, ino: Ino) -> Result<Attributes, Errno>;
+
+    /// The kernel dropped `lookups` of its references to `ino`; at 0 the number of a replaced version may be freed.
+    fn forget(&self, ino: Ino, lookups: u64);
+
+    /// Calls `take` for each entry of `dir` in order, from the one after position `from` (0: the first).
+    ///
+    /// With `count_lookups`, an entry for which `take` answers [`Walk::Continue`] counts as looked up. `ENOTDIR`, `ESTALE`.
+    fn entries(
+        &self,
+        dir: Ino,
+        from: u64,
+        count_lookups: bool,
+        take: &mut dyn FnMut(Entry<'_>) -> Walk,
+    ) -> Result<(), Errno>;
+
+    /// The parent directory of `dir`; the root's is the root.
+    fn parent(&self, dir: Ino) -> Result<Ino, Errno>;
+
+    /// Reads `len` bytes of `ino` at `offset`, and completes `ticket` then or later, on any thread.
+    ///
+    /// The answer is as long as asked, or to the end of the file: a shorter one would make the kernel shrink the file.
+    fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket);
+
+    /// The value of `xattr` of `ino`: `ENODATA` where it has none.
+    fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<Bytes, Errno>;
+
+    /// The size of the data set.
+    fn capacity(&self) -> Capacity;
+
+    /// How long the kernel may believe names and attributes.
+    fn ttl(&self) -> Duration;
+}
