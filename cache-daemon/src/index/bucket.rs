@@ -130,35 +130,35 @@ impl<W: Word> Bucket<W> {
     #[inline(always)]
     pub(super) fn find(&self, key: &Key) -> (Option<Hit>, bool) {
         let mut header = self.header.load(Ordering::Acquire);
-        'look: loop {
-            for slot in 0..SLOTS {
-                if !(is_live(header, slot) && tag(header, slot) == key.tag()) {
-                    continue;
-                }
-                let found = self.matching(slot, key);
-                W::fence(Ordering::Acquire);
-                let now = self.header.load(Ordering::Relaxed);
-                if now != header {
-                    // Somebody finished a change, so this loop is lock-free.
-                    header = self.header.load(Ordering::Acquire);
-                    continue 'look;
-                }
-                if let Some(addr) = found {
-                    return (Some(Hit { slot, addr }), false);
-                }
+        let mut candidates = candidates(header, key);
+        while candidates != 0 {
+            let slot = candidates.trailing_zeros() as usize;
+            let found = self.matching(slot, key);
+            W::fence(Ordering::Acquire);
+            let now = self.header.load(Ordering::Relaxed);
+            if now != header {
+                // Somebody finished a change meanwhile, so this loop is lock-free.
+                header = self.header.load(Ordering::Acquire);
+                candidates = self::candidates(header, key);
+                continue;
             }
-            return (None, overflow(header) != 0);
+            if let Some(addr) = found {
+                return (Some(Hit { slot, addr }), false);
+            }
+            candidates &= candidates - 1;
         }
+        (None, overflow(header) != 0)
     }
 
     #[inline(always)]
     fn matching(&self, slot: usize, key: &Key) -> Option<ExtentAddr> {
         let words = &self.slots[slot];
         let place = words[2].load(Ordering::Relaxed);
-        let same = words[0].load(Ordering::Relaxed) == key.fingerprint[0]
-            && words[1].load(Ordering::Relaxed) == key.fingerprint[1]
-            && place as u32 == key.chunk;
-        same.then(|| addr(place, words[3].load(Ordering::Relaxed), words[4].load(Ordering::Relaxed)))
+        let different = words[0].load(Ordering::Relaxed) ^ key.fingerprint[0]
+            | words[1].load(Ordering::Relaxed) ^ key.fingerprint[1]
+            | u64::from(place as u32 ^ key.chunk);
+        (different == 0)
+            .then(|| addr(place, words[3].load(Ordering::Relaxed), words[4].load(Ordering::Relaxed)))
     }
 
     /// The live extents. For writers: the shard's lock is held.
@@ -239,6 +239,14 @@ impl<W: Word> Bucket<W> {
 #[inline(always)]
 fn is_live(header: u64, slot: usize) -> bool {
     header & LIVE & 1 << slot != 0
+}
+
+/// The live slots whose tag is that of `key`, one bit each. Without branches: a branch on what a load
+/// from memory brings is mispredicted one time in two, and then the next lookup cannot begin before
+/// this one's data is there.
+#[inline(always)]
+fn candidates(header: u64, key: &Key) -> u64 {
+    (0..SLOTS).fold(0, |mask, slot| mask | u64::from(tag(header, slot) == key.tag()) << slot) & header & LIVE
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@
 
 mod addr;
 mod bucket;
+mod measure;
 mod probe;
 mod shard;
 mod table;
@@ -26,6 +27,7 @@ use std::sync::atomic::AtomicU64;
 
 pub use addr::{ExtentAddr, Generation, SegmentId};
 use bucket::Key;
+pub use measure::{Lookups, measure_lookups};
 use shard::{Refused, Shard};
 use table::Mapped;
 

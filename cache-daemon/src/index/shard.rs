@@ -103,7 +103,7 @@ impl<T: Table> Shard<T> {
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of_val(self.table(self.state.load(Ordering::Acquire)))
+        size_of_val(&**self.table(self.state.load(Ordering::Acquire)))
             + size_of_val(&*self.tables)
             + size_of::<Self>()
     }
