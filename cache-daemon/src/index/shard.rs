@@ -21,10 +21,10 @@ use super::probe;
 use super::table::Table;
 use crate::object::ExtentKey;
 
-/// From 8 buckets, doubled 9 times and then 54 times 4/3: more than 2^34 buckets.
+/// From 8 buckets, doubled 6 times and then 57 times 4/3: more than 2^32 buckets.
 const TABLES: usize = 64;
 const TABLE_BITS: u32 = 8;
-const SMALL_TABLE: usize = 1 << 12;
+const SMALL_TABLE: usize = 1 << 9;
 /// The smallest table: 15/16 of it leaves a slot dead, which replacing needs.
 const MIN_BUCKETS: usize = 8;
 
