@@ -16,15 +16,19 @@ use std::time::Duration;
 
 mod buffer;
 mod choose;
+#[cfg(test)]
+mod conformance;
 mod file;
 mod psync;
 mod slots;
+mod uring;
 mod waker;
 
 pub use buffer::{Buffer, BufferPool};
 pub use choose::{EngineKind, EngineOptions, EngineReport, engine};
 pub use file::{DeviceFile, open_direct};
 pub use psync::PsyncEngine;
+pub use uring::{UringEngine, UringReport, queue_polls};
 pub use waker::Waker;
 
 /// Offsets, lengths and addresses of direct I/O are multiples of this: the largest logical block of the devices we know.

@@ -179,36 +179,3 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::io::{BufferPool, DeviceOffset, open_direct};
-
-    #[test]
-    fn what_was_written_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = std::fs::OpenOptions::new();
-        let file =
-            open_direct(&dir.path().join("f"), options.read(true).write(true).create_new(true)).unwrap();
-        let pool = BufferPool::new(2, 8192).unwrap();
-        let mut engine = PsyncEngine::new(2).unwrap();
-        let slot = engine.register(file).unwrap();
-        let mut buffer = pool.take().unwrap();
-        buffer.fill(7);
-        let mut done = Vec::new();
-        engine.submit(Token(1), slot, Operation::Write { buffer, len: 8192, at: DeviceOffset(4096) });
-        while done.is_empty() {
-            engine.complete(Duration::from_secs(10), &mut done).unwrap();
-        }
-        assert_eq!(done.pop().unwrap().result.unwrap(), 8192);
-        let buffer = pool.take().unwrap();
-        engine.submit(Token(2), slot, Operation::Read { buffer, len: 4096, at: DeviceOffset(8192) });
-        while done.is_empty() {
-            engine.complete(Duration::from_secs(10), &mut done).unwrap();
-        }
-        let read = done.pop().unwrap();
-        assert_eq!((read.token, read.result.unwrap()), (Token(2), 4096));
-        assert!(read.buffer.unwrap()[..4096].iter().all(|byte| *byte == 7));
-    }
-}

@@ -31,9 +31,8 @@ impl<F> Slots<F> {
 
     /// Takes a file out. Panics if it is not there or something is in flight on it.
     pub(super) fn remove(&mut self, slot: FileSlot) -> F {
-        let entry = self.entries[slot.0 as usize].take().expect("only registered files are forgotten");
-        assert_eq!(entry.in_flight, 0, "a file was forgotten with operations in flight");
-        entry.file
+        assert_eq!(self.entry(slot).in_flight, 0, "a file was forgotten with operations in flight");
+        self.entries[slot.0 as usize].take().expect("it was there one line ago").file
     }
 
     /// The file in `slot`, for one more operation. Panics if it is not there.
@@ -41,6 +40,12 @@ impl<F> Slots<F> {
         let entry = self.entry(slot);
         entry.in_flight += 1;
         &mut entry.file
+    }
+
+    /// The file in `slot`. Panics if it is not there.
+    pub(super) fn get(&self, slot: FileSlot) -> &F {
+        let entry = self.entries.get(slot.0 as usize).and_then(Option::as_ref);
+        &entry.expect("only registered files are used").file
     }
 
     /// One operation on `slot` is over.

@@ -56,7 +56,6 @@ impl Waker {
         self.0.pending.swap(false, AcqRel)
     }
 
-    #[allow(dead_code)]
     pub(super) fn raw_fd(&self) -> RawFd {
         self.0.event.as_raw_fd()
     }
