@@ -2,10 +2,10 @@
 //!
 //! Every read of cached data begins with one lookup here, so a lookup takes no lock, writes to no
 //! shared memory and never waits for a writer (not even for one that the kernel has descheduled half
-//! way). It touches one pair of cache lines, nearly always. An extent costs 48 bytes in a table made
-//! for its number, and 61 at most.
+//! way). It touches one bucket, nearly always. An extent costs 50 bytes in a table made for its
+//! number, and 64 at most.
 //!
-//! Sixteen shards, each of them a table of 128-byte buckets with a lock for its writers. From the
+//! Sixteen shards, each of them a table of 256-byte buckets with a lock for its writers. From the
 //! bottom: [`bucket`] (what a reader may believe), [`probe`] (where to look), [`table`] (memory),
 //! [`shard`] (growing). Sixteen, because writers are the completions of fills and a few other
 //! threads, and because large tables leave little memory outside of huge pages.
@@ -20,6 +20,8 @@ mod probe;
 mod shard;
 mod table;
 
+#[cfg(test)]
+mod models;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,6 @@
 //! A table: a run of buckets searched from a key's home onwards.
 //!
-//! Linear probing over buckets of three, without tombstones: each bucket counts what was put beyond
+//! Linear probing over buckets of six, without tombstones: each bucket counts what was put beyond
 //! it, so deleting leaves nothing behind and a search for what is not there ends early.
 //!
 //! Writers hold the shard's lock; [`find`] needs nothing.

@@ -69,7 +69,7 @@ impl Deref for Mapped {
     #[inline(always)]
     fn deref(&self) -> &Self::Target {
         // SAFETY: the mapping was made `buckets` long beyond `start`, is page aligned (a bucket is
-        // 128 bytes), lives as long as `self`, and only this type refers to it, always through atomics;
+        // 256 bytes), lives as long as `self`, and only this type refers to it, always through atomics;
         // zeroed memory is a valid bucket.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(self.start).cast(), self.buckets) }
     }
