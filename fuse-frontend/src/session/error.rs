@@ -23,7 +23,7 @@ pub enum MountError {
     Mountpoint { path: PathBuf, error: io::Error },
     #[error("/dev/fuse is missing: load the kernel module (modprobe fuse); in a container, pass --device /dev/fuse")]
     NoDevice,
-    #[error("/dev/fuse cannot be opened: {0}; in a container, pass --device /dev/fuse --cap-add SYS_ADMIN")]
+    #[error("/dev/fuse cannot be opened: {0}; its mode should be 0666, and a container needs --device /dev/fuse")]
     Device(io::Error),
     #[error("fusermount3 is missing, which mounts for an ordinary user: install the package fuse3 (apt install fuse3)")]
     NoFusermount,
