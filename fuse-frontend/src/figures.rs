@@ -130,7 +130,8 @@ impl Default for RequestCounts {
             wrong_lengths: AtomicU64::new(0),
             panics: AtomicU64::new(0),
             // 2^4 buckets in each power of two: values at most 1/16 off, 4.5 KiB.
-            read_latency: AtomicHistogram::new(4, LATENCY_POWER_MAX).expect("4 < 36 <= 64 is what it asks for"),
+            read_latency: AtomicHistogram::new(4, LATENCY_POWER_MAX)
+                .expect("4 < 36 <= 64 is what it asks for"),
             read_us_max: AtomicU64::new(0),
         }
     }
@@ -189,8 +190,10 @@ impl RequestCounts {
     /// Every figure, in a stable order.
     pub fn snapshot(&self) -> Vec<Row> {
         let count = |name, unit, meaning, value| Row { name, unit, meaning, value: RowValue::Count(value) };
-        let mut rows: Vec<Row> =
-            KINDS.iter().map(|&(kind, name, meaning)| count(name, "requests", meaning, self.get(kind))).collect();
+        let mut rows: Vec<Row> = KINDS
+            .iter()
+            .map(|&(kind, name, meaning)| count(name, "requests", meaning, self.get(kind)))
+            .collect();
         rows.extend(ERRORS.iter().zip(&self.errors).map(|(&(_, name), errors)| {
             count(name, "errors", "requests answered with this errno", errors.load(Relaxed))
         }));
@@ -199,8 +202,18 @@ impl RequestCounts {
         rows.extend([
             count("fuse_reads_in_flight", "requests", "reads that wait for their answer", in_flight),
             count("fuse_read_bytes", "bytes", "bytes sent to the kernel", self.read_bytes.load(Relaxed)),
-            count("fuse_wrong_lengths", "errors", "answers of a wrong length, replaced by EIO", self.wrong_lengths()),
-            count("fuse_panics", "errors", "requests that ended in a panic, answered with EIO", self.panics()),
+            count(
+                "fuse_wrong_lengths",
+                "errors",
+                "answers of a wrong length, replaced by EIO",
+                self.wrong_lengths(),
+            ),
+            count(
+                "fuse_panics",
+                "errors",
+                "requests that ended in a panic, answered with EIO",
+                self.panics(),
+            ),
             Row {
                 name: "fuse_read_latency",
                 unit: "us",
@@ -256,7 +269,8 @@ mod tests {
     #[test]
     fn a_read_is_in_flight_until_it_is_answered() {
         let counts = RequestCounts::default();
-        let in_flight = || counts.snapshot().iter().find(|row| row.name == "fuse_reads_in_flight").map(|row| row.value);
+        let in_flight =
+            || counts.snapshot().iter().find(|row| row.name == "fuse_reads_in_flight").map(|row| row.value);
         counts.asked(Kind::Read);
         assert_eq!(in_flight(), Some(RowValue::Count(1)));
         counts.read_answered(10, Duration::from_micros(300));

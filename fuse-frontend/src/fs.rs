@@ -21,9 +21,9 @@ use std::time::{Instant, SystemTime};
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::errno::Errno;
@@ -167,7 +167,8 @@ impl Fs {
     }
 
     fn xattr_names(&self, ino: Ino) -> Vec<u8> {
-        let shown = XATTRS.iter().filter(|&&(_, xattr)| ino != CONTROL_INO && self.source.xattr(ino, xattr).is_ok());
+        let shown =
+            XATTRS.iter().filter(|&&(_, xattr)| ino != CONTROL_INO && self.source.xattr(ino, xattr).is_ok());
         shown.flat_map(|(name, _)| [name.as_bytes(), b"\0"].concat()).collect()
     }
 
@@ -186,7 +187,14 @@ impl Fs {
             Err(errno) => return reply.error(self.error(errno)),
         };
         let expected = u64::from(len).min(size_bytes.saturating_sub(offset)) as usize;
-        let answer = KernelAnswer { reply, ino, offset, expected, started: Instant::now(), counts: self.counts.clone() };
+        let answer = KernelAnswer {
+            reply,
+            ino,
+            offset,
+            expected,
+            started: Instant::now(),
+            counts: self.counts.clone(),
+        };
         let ticket = ReadTicket::new(answer);
         if expected == 0 {
             return ticket.data(&[]);
@@ -368,7 +376,14 @@ impl Filesystem for Fs {
         });
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         self.serve(Kind::Readdirplus, || {
             let ttl = self.source.ttl();
             let mut put = |name: &[u8], node: &Attributes, next: u64| {
@@ -382,7 +397,14 @@ impl Filesystem for Fs {
         });
     }
 
-    fn releasedir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+    fn releasedir(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
         self.counts.asked(Kind::Releasedir);
         reply.ok();
     }

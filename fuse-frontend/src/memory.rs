@@ -85,7 +85,8 @@ impl MemorySource {
         let (parent, name) = directory_of(nodes, path);
         let place = nodes[index(parent)].places[name];
         let bytes = bytes.into();
-        let new = push(nodes, Node { size_bytes: bytes.len() as u64, bytes: Some(bytes), ..Node::file(parent) });
+        let new =
+            push(nodes, Node { size_bytes: bytes.len() as u64, bytes: Some(bytes), ..Node::file(parent) });
         let child = nodes[index(parent)].children[place].as_mut().expect("a place in the map is not a hole");
         let old = std::mem::replace(&mut child.1, new);
         nodes[index(old)].bytes = None;
@@ -241,7 +242,9 @@ impl FileSource for MemorySource {
             None => Some(ticket),
         };
         let Some(ticket) = ticket else { return };
-        let Some(bytes) = self.nodes.read()[index(ino)].bytes.clone() else { return ticket.error(Errno::STALE) };
+        let Some(bytes) = self.nodes.read()[index(ino)].bytes.clone() else {
+            return ticket.error(Errno::STALE);
+        };
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let end = start.saturating_add(len as usize).min(bytes.len());
         ticket.data(&bytes[start..end]);

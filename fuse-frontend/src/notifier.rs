@@ -51,7 +51,8 @@ impl Notifier {
     /// is so for every new name (`fuse_reverse_inval_entry` in fs/fuse/dir.c gives up before it marks the parent),
     /// so the parent's pages are dropped as well; that also costs a GETATTR of the parent.
     pub fn entry_changed(&self, parent: Ino, name: &[u8]) -> io::Result<Notified> {
-        let length = u32::try_from(name.len()).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?;
+        let length =
+            u32::try_from(name.len()).map_err(|_| io::Error::from_raw_os_error(libc::ENAMETOOLONG))?;
         let body = [&parent.0.to_ne_bytes()[..], &length.to_ne_bytes(), &[0; 4]].concat();
         let entry = self.send(NOTIFY_INVAL_ENTRY, &body, &[name, &[0]].concat())?;
         self.node_changed(parent)?;

@@ -83,10 +83,8 @@ fn mount_directly(device: &File, path: &Path, fs_name: &str, allow_other: bool) 
 
 fn mount_by_fusermount(path: &Path, fs_name: &str, allow_other: bool) -> Result<OwnedFd, MountError> {
     let other = if allow_other { ",allow_other" } else { "" };
-    let options = format!(
-        "ro,nosuid,nodev,default_permissions,subtype={SUBTYPE},fsname={}{other}",
-        escaped(fs_name)
-    );
+    let options =
+        format!("ro,nosuid,nodev,default_permissions,subtype={SUBTYPE},fsname={}{other}", escaped(fs_name));
     let (ours, theirs) = UnixStream::pair().map_err(MountError::Device)?;
     // The socket goes in as standard input, which a child inherits without any fcntl between fork and exec.
     let child = Command::new("fusermount3")
@@ -103,7 +101,8 @@ fn mount_by_fusermount(path: &Path, fs_name: &str, allow_other: bool) -> Result<
             _ => MountError::Mount(format!("fusermount3: {error}")),
         })?;
     let received = receive_descriptor(&ours);
-    let output = child.wait_with_output().map_err(|error| MountError::Mount(format!("fusermount3: {error}")))?;
+    let output =
+        child.wait_with_output().map_err(|error| MountError::Mount(format!("fusermount3: {error}")))?;
     match received {
         Ok(Some(device)) => Ok(device),
         Ok(None) => Err(fusermount_error(String::from_utf8_lossy(&output.stderr).trim())),
@@ -171,7 +170,8 @@ mod tests {
 
     #[test]
     fn what_fusermount_says_becomes_advice() {
-        let text = "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
+        let text =
+            "fusermount3: option allow_other only allowed if 'user_allow_other' is set in /etc/fuse.conf";
         assert!(matches!(fusermount_error(text), MountError::AllowOther));
         let text = "fusermount3: mount failed: Operation not permitted";
         assert!(matches!(fusermount_error(text), MountError::NotPermitted(_)));

@@ -21,13 +21,21 @@ pub enum MountError {
     DeadMountStays { path: PathBuf, error: io::Error },
     #[error("mountpoint {} cannot be used: {error}", .path.display())]
     Mountpoint { path: PathBuf, error: io::Error },
-    #[error("/dev/fuse is missing: load the kernel module (modprobe fuse); in a container, pass --device /dev/fuse")]
+    #[error(
+        "/dev/fuse is missing: load the kernel module (modprobe fuse); in a container, pass --device /dev/fuse"
+    )]
     NoDevice,
-    #[error("/dev/fuse cannot be opened: {0}; its mode should be 0666, and a container needs --device /dev/fuse")]
+    #[error(
+        "/dev/fuse cannot be opened: {0}; its mode should be 0666, and a container needs --device /dev/fuse"
+    )]
     Device(io::Error),
-    #[error("fusermount3 is missing, which mounts for an ordinary user: install the package fuse3 (apt install fuse3)")]
+    #[error(
+        "fusermount3 is missing, which mounts for an ordinary user: install the package fuse3 (apt install fuse3)"
+    )]
     NoFusermount,
-    #[error("mounting is not permitted here: {0}; in a container, pass --device /dev/fuse --cap-add SYS_ADMIN")]
+    #[error(
+        "mounting is not permitted here: {0}; in a container, pass --device /dev/fuse --cap-add SYS_ADMIN"
+    )]
     NotPermitted(String),
     #[error(
         "allow_other needs the line user_allow_other in /etc/fuse.conf when an ordinary user mounts: add it as root, \

@@ -288,7 +288,8 @@ fn begin(
     config.clone_fd = true;
     // Who may come in is decided by the kernel (allow_other) and the modes (default_permissions); fuser's own
     // check would repeat it for each request.
-    let session = fuser::Session::from_fd(fs, device, fuser::SessionACL::All, config).map_err(MountError::Handshake)?;
+    let session =
+        fuser::Session::from_fd(fs, device, fuser::SessionACL::All, config).map_err(MountError::Handshake)?;
     let agreement = agreed.get().cloned().expect("from_fd returns after INIT, which sets it");
     let notifier = Notifier::new(Arc::downgrade(&ours));
     let ended = Arc::new(Ended::default());

@@ -41,7 +41,8 @@ pub(super) fn topmost(path: &Path) -> io::Result<Option<MountLine>> {
 /// Whether the mount with device number `device` is on top at `path`, and whether it is there at all.
 pub(super) fn at(path: &Path, device: u64) -> io::Result<(bool, bool)> {
     let text = std::fs::read("/proc/self/mountinfo")?;
-    let here: Vec<_> = parse(&text).filter(|line| line.mountpoint == path).map(|line| line.device()).collect();
+    let here: Vec<_> =
+        parse(&text).filter(|line| line.mountpoint == path).map(|line| line.device()).collect();
     Ok((here.last() == Some(&device), here.contains(&device)))
 }
 
@@ -71,7 +72,8 @@ fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal =
+            tail.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
         match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 bytes.push(byte);

@@ -117,7 +117,8 @@ fn bad_mountpoints_are_refused_before_anything_is_mounted() {
         return;
     }
     let mounted = Mounted::new(one_file(), ServeMode::Auto);
-    let start = |path: &Path| Mount::start(MountOptions::new(path, "memory:"), Arc::new(one_file())).map(drop);
+    let start =
+        |path: &Path| Mount::start(MountOptions::new(path, "memory:"), Arc::new(one_file())).map(drop);
     let error = start(mounted.root()).unwrap_err();
     assert!(matches!(error, MountError::AlreadyMounted { .. }), "{error}");
     assert!(error.to_string().contains("memory:///test,with a comma"), "{error}");

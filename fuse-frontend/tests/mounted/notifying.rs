@@ -63,7 +63,11 @@ fn a_new_and_a_removed_name_change_a_listing_that_the_kernel_has_cached() {
     mounted.source.add_file("dir/c", "");
     let dir = Ino(fs::metadata(mounted.path("dir")).unwrap().ino());
     let notifier = mounted.mount.notifier();
-    assert_eq!(notifier.entry_changed(dir, b"c").unwrap(), Notified::Unknown, "the kernel knows no such name");
+    assert_eq!(
+        notifier.entry_changed(dir, b"c").unwrap(),
+        Notified::Unknown,
+        "the kernel knows no such name"
+    );
     assert_eq!(names(), ["a", "b", "c"]);
 
     mounted.source.remove("dir/a");

@@ -130,7 +130,8 @@ fn mmap_and_sendfile_give_the_same_bytes() {
         let file = File::open(mounted.path(path)).unwrap();
         let length = NonZeroUsize::new(bytes.len()).unwrap();
         // SAFETY: a fresh mapping at an address of the kernel's choice; the file's size never changes.
-        let map = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
+        let map =
+            unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
         // SAFETY: the mapping is `length` bytes long and lives until munmap below.
         let mapped = unsafe { std::slice::from_raw_parts(map.as_ptr().cast::<u8>(), bytes.len()) };
         assert!(mapped == bytes.as_slice(), "wrong bytes mapped from {path}");
@@ -158,8 +159,9 @@ fn ten_thousand_names_are_each_listed_once_and_counted_once() {
         return;
     }
     let source = MemorySource::new();
-    let inos: Vec<Ino> =
-        (0..10_000).map(|n| source.add_file(&format!("many/name-{n:05}-{}", "x".repeat(n % 200)), "")).collect();
+    let inos: Vec<Ino> = (0..10_000)
+        .map(|n| source.add_file(&format!("many/name-{n:05}-{}", "x".repeat(n % 200)), ""))
+        .collect();
     let mounted = Mounted::new(source, ServeMode::Auto);
     for _ in 0..2 {
         let mut seen = BTreeMap::new();
@@ -245,7 +247,8 @@ fn the_control_directory_is_found_by_name_and_never_listed() {
     for _ in 0..2 {
         assert_eq!(fs::read_link(mounted.path(".epochcache")).unwrap(), control.path());
         assert_eq!(fs::read_to_string(mounted.path(".epochcache/order")).unwrap(), "a\n");
-        let names: Vec<_> = fs::read_dir(mounted.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(mounted.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["file"]);
     }
     // A data set's own object of that name is seen where there is no control directory.

@@ -100,8 +100,9 @@ fn all_but_one_thread_blocked_in_the_source_leave_the_others_served() {
     });
     std::thread::scope(|scope| {
         let mounted = &mounted;
-        let readers: Vec<_> =
-            (0..FILES).map(|n| scope.spawn(move || fs::read(mounted.path(&format!("slow-{n:02}"))).unwrap())).collect();
+        let readers: Vec<_> = (0..FILES)
+            .map(|n| scope.spawn(move || fs::read(mounted.path(&format!("slow-{n:02}"))).unwrap()))
+            .collect();
         until("three blocked threads", || blocked.load(Ordering::SeqCst) >= 3);
         assert!(fs::read(mounted.path("quick")).unwrap() == vec![255; 50_000]);
         until("the other readers' end", || {
