@@ -1,0 +1,3 @@
+//! Snapshot.
+/// Stand-in.
+pub struct Snapshot;
