@@ -17,6 +17,7 @@ mod tests;
 
 pub use args::{Args, Command, EngineChoice, MountArgs, ProbeChoice, ServeChoice, one_line};
 pub use place::{Place, create_cache_dir};
+pub(crate) use place::{find_program, user_allow_other};
 
 /// Everything that `epochcache mount` was told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]

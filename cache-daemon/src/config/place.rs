@@ -52,7 +52,7 @@ impl Machine {
             gid: nix::unistd::getegid().as_raw(),
             mounts,
             fuse_device: Path::new("/dev/fuse").exists(),
-            fusermount: in_path("fusermount3"),
+            fusermount: find_program("fusermount3").is_some(),
             fuse_conf: fs::read_to_string("/etc/fuse.conf").unwrap_or_default(),
         })
     }
@@ -295,9 +295,11 @@ fn existing_ancestor(given: &Path) -> io::Result<(PathBuf, PathBuf)> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn in_path(program: &str) -> bool {
+/// Where `program` is, looked for as execvp(3) does.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| access(&dir.join(program), AccessFlags::X_OK).is_ok())
+    let mut candidates = std::env::split_paths(&path).map(|dir| dir.join(program));
+    candidates.find(|candidate| access(candidate, AccessFlags::X_OK).is_ok())
 }
 
 /// Whether `/etc/fuse.conf` lets ordinary users say allow_other: the word alone on a line (fusermount3.c).
