@@ -10,34 +10,35 @@ use std::sync::Arc;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, RetryConfig};
 
+use super::directory::Directory;
 use super::environment::Environment;
 use super::error::OriginError;
 use super::location::{Location, Scheme};
 use super::s3::{S3, S3Settings};
+use super::store::Backend;
 use super::wire::{NotingConnector, build_error, client_options};
-use super::{OriginOptions, Store, oss};
+use super::{OriginOptions, oss};
 
 /// The store at `location`.
 pub fn connect(
     location: &Location,
     options: &OriginOptions,
     environment: &Environment,
-) -> Result<Store, OriginError> {
+) -> Result<Backend, OriginError> {
     let url = location.canonical();
     let url = url.as_str();
     let root = location.root.as_str();
     match location.scheme {
         Scheme::S3 => {
             let settings = S3Settings::of_aws(root, options, environment)?;
-            Ok(Store::S3(Box::new(S3::open(url, root, &settings)?)))
+            Ok(Backend::S3(Box::new(S3::open(url, root, &settings)?)))
         }
-        Scheme::Oss => Ok(Store::S3(Box::new(S3::open(url, root, &oss::settings(options, environment)?)?))),
+        Scheme::Oss => Ok(Backend::S3(Box::new(S3::open(url, root, &oss::settings(options, environment)?)?))),
         Scheme::File => directory(url, PathBuf::from(root)),
-        Scheme::Memory => Ok(Store::over(Arc::new(InMemory::new()))),
+        Scheme::Memory => Ok(Backend::over(Arc::new(InMemory::new()))),
         Scheme::Gs => two(|retries| google(url, root, options, retries)),
         Scheme::Az => two(|retries| azure(url, root, options, retries)),
         Scheme::Http | Scheme::Https => {
@@ -48,20 +49,19 @@ pub fn connect(
     }
 }
 
-fn directory(url: &str, root: PathBuf) -> Result<Store, OriginError> {
+fn directory(url: &str, root: PathBuf) -> Result<Backend, OriginError> {
     if !root.is_dir() {
         let what = format!("the directory {}", root.display());
         return Err(OriginError::Missing { url: url.to_owned(), what, hint: "" });
     }
-    let store = LocalFileSystem::new_with_prefix(&root).map_err(|error| build_error(url, &error))?;
-    Ok(Store::Directory { store, root })
+    Ok(Backend::Directory(Directory { root }))
 }
 
 /// A client without retries for reads and one with them for listings.
-fn two<S: ObjectStore>(make: impl Fn(RetryConfig) -> Result<S, OriginError>) -> Result<Store, OriginError> {
+fn two<S: ObjectStore>(make: impl Fn(RetryConfig) -> Result<S, OriginError>) -> Result<Backend, OriginError> {
     let reads = make(RetryConfig { max_retries: 0, ..RetryConfig::default() })?;
     let listing = make(RetryConfig::default())?;
-    Ok(Store::Other { reads: Arc::new(reads), listing: Arc::new(listing) })
+    Ok(Backend::Other { reads: Arc::new(reads), listing: Arc::new(listing) })
 }
 
 fn google(

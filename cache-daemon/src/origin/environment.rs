@@ -29,11 +29,6 @@ impl Environment {
     pub fn is_true(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| ["1", "true", "yes", "on"].contains(&&*value.to_ascii_lowercase()))
     }
-
-    /// All variables.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (&**name, &**value))
-    }
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Environment {

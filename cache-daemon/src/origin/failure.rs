@@ -4,7 +4,6 @@
 //! text. So each request carries [`Notes`], which our HTTP layer (`wire.rs`) fills in on the way back.
 
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,7 +129,9 @@ fn of_generic(error: &StoreError, status: Option<u16>) -> Cause {
             Some(http) => of_transport(http.kind(), replied.is_some()),
             // Complete reply, but not what was asked for: a server that ignores Range, say.
             None if replied.is_some() => Cause::Refused,
-            None => of_local(error),
+            // Nothing was sent or heard: a store of tests, whose errors stand for a server's, or
+            // credentials that could not be fetched.
+            None => Cause::ServerError,
         },
     }
 }
@@ -140,17 +141,6 @@ fn of_transport(kind: HttpErrorKind, reading: bool) -> Cause {
         HttpErrorKind::Timeout => Cause::Timeout,
         _ if reading => Cause::ShortBody,
         _ => Cause::Connection,
-    }
-}
-
-/// Errors without HTTP: local files, and stores of tests, whose errors stand for a server's.
-fn of_local(error: &StoreError) -> Cause {
-    match source::<io::Error>(error).map(io::Error::kind) {
-        Some(io::ErrorKind::PermissionDenied) => Cause::Denied,
-        Some(io::ErrorKind::NotFound) => Cause::Gone,
-        // The crate's "out of range": the file shrank between its stat and its read.
-        _ if error.to_string().contains("Out of range") => Cause::ShortBody,
-        _ => Cause::ServerError,
     }
 }
 

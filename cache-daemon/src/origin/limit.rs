@@ -46,6 +46,9 @@ impl Limit {
     ) -> Result<T, Failure> {
         let _turn = self.turn(source).await;
         self.figures.count_sent(kind);
+        if (kind, source) == (RequestKind::Get, RequestSource::Readahead) {
+            self.figures.gets_readahead.increment();
+        }
         let _in_flight = Level::raise(&self.figures.in_flight);
         match timeout(self.request_timeout, request).await {
             Ok(answer) => answer,

@@ -6,8 +6,8 @@
 //! bodies) is repeated inside.
 //!
 //! - `location` takes URLs apart; `connect` finds the store: `s3` with `aws_profile` and `oss`, or
-//!   object_store's own clients. `environment` is the variables they read.
-//! - `limit` admits requests, `retry` repeats them, `failure` says why one failed, `wire` is the HTTP
+//!   object_store's own clients, or a local `directory`. `environment` is the variables they read.
+//! - `store` makes one attempt. `limit` admits requests, `retry` repeats them, `failure` says why one failed, `wire` is the HTTP
 //!   client. [`faulty`] is a store for tests that misbehaves.
 //! - `list` delivers keys, `etag` compares versions.
 //!
@@ -19,6 +19,7 @@
 
 mod aws_profile;
 mod connect;
+mod directory;
 mod environment;
 mod error;
 mod etag;
@@ -30,6 +31,7 @@ mod location;
 mod oss;
 mod retry;
 mod s3;
+mod store;
 mod wire;
 
 #[cfg(test)]
@@ -37,14 +39,11 @@ mod tests;
 
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
-use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::ObjectStore;
 use tokio::time::Instant;
 
 pub use error::{FetchError, OriginError};
@@ -54,10 +53,11 @@ pub use list::Listing;
 use crate::object::{Etag, ObjectKey};
 use crate::stats::origin::OriginFigures;
 use environment::Environment;
-use failure::{Failure, Notes};
+use failure::Failure;
 use limit::Limit;
 use location::Location;
 use retry::{GivenUp, Retry};
+use store::{Backend, Store};
 
 /// How an origin is reached. What is not given comes from the environment and the AWS files.
 #[derive(Clone, Debug, Default)]
@@ -150,32 +150,10 @@ pub struct Origin(Arc<Inner>);
 
 struct Inner {
     url: String,
-    prefix: String,
     store: Store,
     retry: Retry,
     limit: Limit,
     figures: Arc<OriginFigures>,
-}
-
-/// What is behind an origin; they differ in how they are listed.
-enum Store {
-    S3(Box<s3::S3>),
-    Directory { store: LocalFileSystem, root: PathBuf },
-    Other { reads: Arc<dyn ObjectStore>, listing: Arc<dyn ObjectStore> },
-}
-
-impl Store {
-    fn over(store: Arc<dyn ObjectStore>) -> Self {
-        Store::Other { reads: store.clone(), listing: store }
-    }
-
-    fn reads(&self) -> &dyn ObjectStore {
-        match self {
-            Store::S3(bucket) => &bucket.store,
-            Store::Directory { store, .. } => store,
-            Store::Other { reads, .. } => reads,
-        }
-    }
 }
 
 impl Origin {
@@ -189,8 +167,9 @@ impl Origin {
         figures: Arc<OriginFigures>,
     ) -> Result<Self, OriginError> {
         let location = Location::parse(url)?;
-        let store = connect::connect(&location, options, &Environment::of_process())?;
-        Ok(Self::new(location.canonical(), location.prefix, store, &options.limits, figures))
+        let backend = connect::connect(&location, options, &Environment::of_process())?;
+        let store = Store { backend, prefix: location.prefix.clone() };
+        Ok(Self::new(location.canonical(), store, &options.limits, figures))
     }
 
     /// An origin over `store`, for tests. The prefix of keys is that of `url`; a URL that means nothing
@@ -205,19 +184,14 @@ impl Origin {
             Ok(location) => (location.canonical(), location.prefix),
             Err(_) => (url.trim_end_matches('/').to_owned(), String::new()),
         };
-        Self::new(url, prefix, Store::over(store), &limits, figures)
+        let store = Store { backend: Backend::over(store), prefix };
+        Self::new(url, store, &limits, figures)
     }
 
-    fn new(
-        url: String,
-        prefix: String,
-        store: Store,
-        limits: &OriginLimits,
-        figures: Arc<OriginFigures>,
-    ) -> Self {
+    fn new(url: String, store: Store, limits: &OriginLimits, figures: Arc<OriginFigures>) -> Self {
         let retry = Retry::new(limits, figures.clone());
         let limit = Limit::new(limits.requests_in_flight_max, limits.request_timeout, figures.clone());
-        Self(Arc::new(Inner { url, prefix, store, retry, limit, figures }))
+        Self(Arc::new(Inner { url, store, retry, limit, figures }))
     }
 
     /// The canonical URL, without a slash at its end. Does not name the endpoint.
@@ -230,11 +204,11 @@ impl Origin {
     /// # Errors
     /// What is wrong and what to do about it, in one line.
     pub async fn check(&self) -> Result<(), OriginError> {
-        match &self.0.store {
-            Store::S3(bucket) => list::s3::Lister::new(&self.0, bucket).check().await,
+        match &self.0.store.backend {
+            Backend::S3(bucket) => list::s3::Lister::new(&self.0, bucket).check().await,
             // Looked at when it was opened.
-            Store::Directory { .. } => Ok(()),
-            Store::Other { listing, .. } => list::other::check(&self.0, listing.as_ref()).await,
+            Backend::Directory(_) => Ok(()),
+            Backend::Other { listing, .. } => list::other::check(&self.0, listing.as_ref()).await,
         }
     }
 
@@ -253,9 +227,8 @@ impl Origin {
             return Ok(Bytes::new());
         }
         let origin = &*self.0;
-        let path = origin.path(key.as_str())?;
-        let attempt =
-            || origin.limit.run(RequestKind::Get, source, origin.get_once(&path, etag, &range, source));
+        origin.check_key(key)?;
+        let attempt = || origin.limit.run(RequestKind::Get, source, origin.get_once(key, etag, &range));
         let bytes = origin.retry.run(attempt).await.map_err(|given_up| origin.fetch_error(given_up))?;
         origin.figures.bytes.add(bytes.len() as u64);
         Ok(bytes)
@@ -279,10 +252,11 @@ impl Origin {
             url: origin.url.clone(),
             cause: format!("{key}: {error}"),
         };
-        let path = origin.path(key.as_str()).map_err(unreachable)?;
-        let attempt = || origin.limit.run(RequestKind::Head, RequestSource::Demand, origin.head_once(&path));
+        origin.check_key(key).map_err(unreachable)?;
+        let attempt =
+            || origin.limit.run(RequestKind::Head, RequestSource::Demand, origin.store.head(key.as_str()));
         match origin.retry.run(attempt).await {
-            Ok(listed) => Ok(listed),
+            Ok(listed) => Ok(Some(listed)),
             Err(GivenUp { failure: Failure { cause: Cause::Gone, .. }, .. }) => Ok(None),
             Err(given_up) => Err(unreachable(origin.fetch_error(given_up))),
         }
@@ -290,59 +264,16 @@ impl Origin {
 }
 
 impl Inner {
-    /// Where `key` is in the store.
-    fn path(&self, key: &str) -> Result<Path, FetchError> {
-        let whole = format!("{}{key}", self.prefix);
-        match Path::parse(&whole) {
-            // `parse` drops slashes at both ends, which would ask for another object.
-            Ok(path) if path.as_ref() == whole => Ok(path),
-            _ => Err(FetchError::Failed {
-                attempts: 0,
-                cause: format!("object_store cannot ask for the key `{}`", whole.escape_debug()),
-            }),
-        }
+    fn check_key(&self, key: &ObjectKey) -> Result<(), FetchError> {
+        let refused = |failure: Failure| FetchError::Failed { attempts: 0, cause: failure.message };
+        self.store.check_key(key.as_str()).map_err(refused)
     }
 
-    async fn get_once(
-        &self,
-        path: &Path,
-        etag: &Etag,
-        range: &Range<u64>,
-        source: RequestSource,
-    ) -> Result<Bytes, Failure> {
-        if source == RequestSource::Readahead {
-            self.figures.gets_readahead.increment();
-        }
+    async fn get_once(&self, key: &ObjectKey, etag: &Etag, range: &Range<u64>) -> Result<Bytes, Failure> {
         let sent = Instant::now();
-        let notes = Notes::default();
-        let mut options = GetOptions::new().with_if_match(etag::if_match(etag));
-        options.range = Some(GetRange::Bounded(range.clone()));
-        options.extensions.insert(notes.clone());
-        let failed = |error: object_store::Error| Failure::of_store(&error, &notes);
-        let reply = self.store.reads().get_opts(path, options).await.map_err(failed)?;
-        let meta = &reply.meta;
-        let replied = etag::of_version(meta.e_tag.as_deref(), meta.last_modified.into(), meta.size);
-        if !etag::same(replied.as_str(), etag.as_str()) {
-            return Err(Failure::new(Cause::Replaced, format!("the reply is of version {replied}")));
-        }
-        let bytes = reply.bytes().await.map_err(failed)?;
-        let wanted = range.end - range.start;
-        if bytes.len() as u64 != wanted {
-            let message = format!("{} bytes of {wanted} arrived", bytes.len());
-            return Err(Failure::new(Cause::ShortBody, message));
-        }
+        let bytes = self.store.read(key.as_str(), etag, range).await?;
         self.figures.get_latency.record(sent.elapsed());
         Ok(bytes)
-    }
-
-    async fn head_once(&self, path: &Path) -> Result<Option<Listed>, Failure> {
-        let notes = Notes::default();
-        let mut options = GetOptions::new().with_head(true);
-        options.extensions.insert(notes.clone());
-        match self.store.reads().get_opts(path, options).await {
-            Ok(reply) => Ok(list::other::listed(&self.prefix, reply.meta)),
-            Err(error) => Err(Failure::of_store(&error, &notes)),
-        }
     }
 
     fn fetch_error(&self, given_up: GivenUp) -> FetchError {

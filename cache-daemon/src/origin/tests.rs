@@ -133,7 +133,7 @@ async fn an_empty_range_costs_no_request() {
 #[tokio::test]
 async fn a_local_file_is_read_in_the_version_that_was_listed() {
     let root = tempfile::tempdir().unwrap();
-    let file = root.path().join("x %20#y");
+    let file = root.path().join("x %20\u{1}#12");
     std::fs::write(&file, BODY).unwrap();
     let origin =
         Origin::open(root.path().to_str().unwrap(), &OriginOptions::default(), Arc::default()).unwrap();

@@ -1,6 +1,6 @@
 //! A walk of a local directory.
 //!
-//! Symbolic links are followed, as object_store does when it reads; a link back to a directory above it
+//! Symbolic links are followed, as they are when files are read; a link back to a directory above it
 //! is passed over. Sockets, pipes and devices are passed over. Names that are not UTF-8 are counted and
 //! left out: keys are text.
 
@@ -8,12 +8,10 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::{PAGE_KEYS, Pages, Stopped};
-use crate::object::Etag;
 use crate::origin::error::OriginError;
-use crate::origin::{Inner, Listed, RequestKind};
+use crate::origin::{Inner, Listed, RequestKind, directory};
 
 /// Lists `root`.
 pub async fn list(origin: &Arc<Inner>, root: &Path, pages: &Pages) -> Result<(), Stopped> {
@@ -87,8 +85,7 @@ impl Walk {
     }
 
     fn deliver(&mut self, key: String, metadata: &Metadata) -> Result<(), Stopped> {
-        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        self.page.push(Listed { key, size_bytes: metadata.len(), modified, etag: etag(metadata) });
+        self.page.push(directory::listed(key, metadata));
         if self.page.len() == PAGE_KEYS {
             let page = std::mem::replace(&mut self.page, Vec::with_capacity(PAGE_KEYS));
             self.pages.send_blocking(page)?;
@@ -109,12 +106,4 @@ impl Walk {
         }
         .into())
     }
-}
-
-/// The ETag that object_store's `LocalFileSystem` gives to a file: inode, mtime in us, size (its
-/// `local.rs`, `get_etag`). A test compares the two.
-pub fn etag(metadata: &Metadata) -> Etag {
-    let since = metadata.modified().ok().and_then(|mtime| mtime.duration_since(SystemTime::UNIX_EPOCH).ok());
-    let mtime_us = since.unwrap_or_default().as_micros();
-    Etag::new(format!("\"{:x}-{mtime_us:x}-{:x}\"", metadata.ino(), metadata.len()))
 }

@@ -31,7 +31,8 @@ use tokio::sync::mpsc;
 
 use super::error::OriginError;
 use super::retry::GivenUp;
-use super::{Inner, Listed, RequestKind, RequestSource, Store};
+use super::store::Backend;
+use super::{Inner, Listed, RequestKind, RequestSource};
 
 /// Keys in a page: what S3 gives at most.
 pub const PAGE_KEYS: usize = 1000;
@@ -111,10 +112,10 @@ pub fn start(origin: Arc<Inner>) -> Listing {
 }
 
 async fn list(origin: &Arc<Inner>, pages: &Pages) -> Result<(), Stopped> {
-    match &origin.store {
-        Store::S3(bucket) => s3::Lister::new(origin, bucket).list(pages).await,
-        Store::Directory { root, .. } => directory::list(origin, root, pages).await,
-        Store::Other { listing, .. } => other::list(origin, listing.as_ref(), pages).await,
+    match &origin.store.backend {
+        Backend::S3(bucket) => s3::Lister::new(origin, bucket).list(pages).await,
+        Backend::Directory(directory) => directory::list(origin, &directory.root, pages).await,
+        Backend::Other { listing, .. } => other::list(origin, listing.as_ref(), pages).await,
     }
 }
 

@@ -19,7 +19,7 @@ pub async fn list(origin: &Inner, store: &dyn ObjectStore, pages: &Pages) -> Res
     let mut chunks = store.list(prefix(origin).as_ref()).try_chunks(PAGE_KEYS);
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|failed| explain(origin, &failed.1))?;
-        pages.send(chunk.into_iter().filter_map(|meta| listed(&origin.prefix, meta)).collect()).await?;
+        pages.send(chunk.into_iter().filter_map(|meta| relative(origin, meta)).collect()).await?;
     }
     Ok(())
 }
@@ -33,16 +33,21 @@ pub async fn check(origin: &Inner, store: &dyn ObjectStore) -> Result<(), Origin
     }
 }
 
-/// `meta` relative to `prefix`; none for the marker of the prefix itself.
-pub fn listed(prefix: &str, meta: ObjectMeta) -> Option<Listed> {
-    let key = meta.location.as_ref().strip_prefix(prefix)?.to_owned();
+/// The object with `meta` as a listing shows it, by the relative key `key`.
+pub fn listed(key: String, meta: ObjectMeta) -> Listed {
     let modified = meta.last_modified.into();
     let etag = etag::of_version(meta.e_tag.as_deref(), modified, meta.size);
-    (!key.is_empty()).then_some(Listed { key, size_bytes: meta.size, modified, etag })
+    Listed { key, size_bytes: meta.size, modified, etag }
+}
+
+/// None for the marker of the prefix itself.
+fn relative(origin: &Inner, meta: ObjectMeta) -> Option<Listed> {
+    let key = meta.location.as_ref().strip_prefix(&origin.store.prefix)?.to_owned();
+    (!key.is_empty()).then(|| listed(key, meta))
 }
 
 fn prefix(origin: &Inner) -> Option<Path> {
-    Path::parse(&origin.prefix).ok().filter(|path| !path.is_root())
+    Path::parse(&origin.store.prefix).ok().filter(|path| !path.is_root())
 }
 
 fn explain(origin: &Inner, error: &object_store::Error) -> OriginError {

@@ -85,13 +85,13 @@ impl<'a> Lister<'a> {
 
     /// Asks for one key: whether the bucket is there and lets us list it.
     pub async fn check(&self) -> Result<(), OriginError> {
-        let query = Query { prefix: &self.origin.prefix, max_keys: Some(1), ..Query::default() };
+        let query = Query { prefix: &self.origin.store.prefix, max_keys: Some(1), ..Query::default() };
         self.page(query).await.map(drop)
     }
 
     /// Lists everything under the prefix.
     pub async fn list(&self, pages: &Pages) -> Result<(), Stopped> {
-        let first = self.page(Query { prefix: &self.origin.prefix, ..Query::default() }).await?;
+        let first = self.page(Query { prefix: &self.origin.store.prefix, ..Query::default() }).await?;
         let last = first.entries.last().map(|entry| entry.key.clone());
         let in_order = first.entries.is_sorted_by(|a, b| a.key < b.key);
         let (token, truncated) = (first.next_token.clone(), first.truncated);
@@ -106,7 +106,7 @@ impl<'a> Lister<'a> {
 
     async fn list_on(&self, mut token: String, pages: &Pages) -> Result<(), Stopped> {
         loop {
-            let query = Query { prefix: &self.origin.prefix, token: Some(&token), ..Query::default() };
+            let query = Query { prefix: &self.origin.store.prefix, token: Some(&token), ..Query::default() };
             let mut page = self.page(query).await?;
             let next = page.next_token.take();
             let truncated = page.truncated;
@@ -131,7 +131,7 @@ impl<'a> Lister<'a> {
 
     /// Names of directories below the prefix, whole keys ending with `/`: not all, and in no order.
     async fn directories(&self) -> Result<Vec<String>, OriginError> {
-        let top = self.directories_below(self.origin.prefix.clone()).await?;
+        let top = self.directories_below(self.origin.store.prefix.clone()).await?;
         if top.is_empty() || top.len() >= PROBES_MAX {
             return Ok(top);
         }
@@ -150,7 +150,7 @@ impl<'a> Lister<'a> {
         let mut token: Option<String> = None;
         loop {
             let query = Query {
-                prefix: &self.origin.prefix,
+                prefix: &self.origin.store.prefix,
                 start_after: &after,
                 token: token.as_deref(),
                 ..Query::default()
@@ -237,7 +237,7 @@ impl<'a> Lister<'a> {
 
     fn listed(&self, page: Page) -> Vec<Listed> {
         debug_assert!(page.entries.len() <= PAGE_KEYS, "servers give at most 1000 keys");
-        let skip = self.origin.prefix.len();
+        let skip = self.origin.store.prefix.len();
         let listed = |entry: xml::Entry| {
             let modified = entry.modified.unwrap_or(SystemTime::UNIX_EPOCH);
             let etag = etag::of_version(entry.etag.as_deref(), modified, entry.size_bytes);

@@ -185,7 +185,7 @@ async fn a_local_directory_is_walked_with_hostile_names_links_and_loops() {
 }
 
 #[tokio::test]
-async fn a_local_listing_gives_the_etags_that_reads_ask_for() {
+async fn a_local_listing_and_a_head_give_the_same_version() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("x"), "12345").unwrap();
     let origin =
