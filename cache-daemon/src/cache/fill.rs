@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{Cache, UNIT_BYTES, UNIT_CHUNKS, UnitKey};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::origin::{FetchError, RequestSource};
-use crate::store::{Appended, Rejected};
+use crate::store::{Appended, Rejection};
 
 impl Cache {
     /// Fetches unit `key` of `object` in the background; its flight has been boarded.
@@ -88,7 +88,7 @@ struct Landing {
 
 impl Landing {
     fn appended(&self, appended: Appended) {
-        if matches!(appended, Appended::Rejected(Rejected::Full)) {
+        if matches!(appended, Appended::Rejected(Rejection::Full)) {
             self.cache.figures.not_admitted.increment();
         }
         if self.missing.fetch_sub(1, AcqRel) == 1 {

@@ -12,13 +12,15 @@ use fuse_frontend::source::Ino;
 use tokio::sync::mpsc;
 
 use super::Cache;
-use crate::catalog::{Builder, Change, Item};
-use crate::origin::Listed;
+use crate::catalog::{Builder, Change};
+
+/// Objects that are gone are seldom alone: the listing that they cause waits for the others.
+const GONE_LISTING: Duration = Duration::from_secs(2);
 
 /// Tells the kernel what it must no longer believe. May block; never called on a thread that answers reads.
 pub trait Announce: Send + Sync + 'static {
-    /// `name` in `parent` names another node, or none.
-    fn entry_changed(&self, parent: Ino, name: &[u8]);
+    /// A name leads elsewhere, or attributes changed.
+    fn changed(&self, change: &Change);
 }
 
 /// Keeps a catalog true to its origin while it is mounted.
@@ -44,7 +46,11 @@ impl Revalidation {
             let due = tokio::time::sleep_until(next);
             tokio::select! {
                 ino = outdated.recv() => match ino {
-                    Some(ino) => self.one(ino).await,
+                    Some(ino) => {
+                        if self.one(ino).await == Outcome::Gone {
+                            next = next.min(tokio::time::Instant::now() + GONE_LISTING);
+                        }
+                    }
                     None => return,
                 },
                 () = due, if self.every.is_some() => {
@@ -56,13 +62,20 @@ impl Revalidation {
     }
 
     /// Looks at the object of `ino` alone.
-    async fn one(&self, ino: Ino) {
+    async fn one(&self, ino: Ino) -> Outcome {
         let catalog = self.cache.catalog();
-        let Some(object) = catalog.object(ino) else { return };
+        let Some(object) = catalog.object(ino) else { return Outcome::Seen };
         match self.cache.origin.head(&object.key).await {
-            Ok(Some(listed)) => self.tell(catalog.update(item(listed)).into_iter().collect()).await,
-            Ok(None) => self.tell(catalog.remove(&object.key).into_iter().collect()).await,
-            Err(error) => tracing::warn!(key = %object.key, %error, "cannot look for its new version"),
+            Ok(Some(listed)) => {
+                let replaced = catalog.replace(ino, &listed).map(Change::Replaced);
+                self.tell(replaced.into_iter().collect()).await;
+                Outcome::Seen
+            }
+            Ok(None) => Outcome::Gone,
+            Err(error) => {
+                tracing::warn!(key = %object.key, %error, "cannot look for its new version");
+                Outcome::Seen
+            }
         }
     }
 
@@ -73,11 +86,18 @@ impl Revalidation {
         let mut pages = self.cache.origin.list();
         while let Some(page) = pages.recv().await {
             match page {
-                Ok(page) => page.into_iter().for_each(|listed| builder.add(item(listed))),
-                Err(error) => return tracing::warn!(%error, "the data set could not be listed: names stay as they were"),
+                Ok(page) => page.into_iter().for_each(|listed| builder.add(listed)),
+                Err(error) => {
+                    return tracing::warn!(%error, "the data set could not be listed: names stay as they were");
+                }
             }
         }
-        self.tell(catalog.apply(builder)).await;
+        let applying = catalog.clone();
+        // A second or so of sorting for a million files: not on a thread that answers readers.
+        match tokio::task::spawn_blocking(move || applying.apply(builder)).await {
+            Ok((changes, _)) => self.tell(changes).await,
+            Err(error) => tracing::error!(%error, "a new listing could not be applied"),
+        }
     }
 
     async fn tell(&self, changes: Vec<Change>) {
@@ -87,9 +107,7 @@ impl Revalidation {
         tracing::info!(changes = changes.len(), "the data set changed at the origin");
         let announce = self.announce.clone();
         let told = tokio::task::spawn_blocking(move || {
-            for change in &changes {
-                announce.entry_changed(change.parent, &change.name);
-            }
+            changes.iter().for_each(|change| announce.changed(change));
         });
         if told.await.is_err() {
             tracing::error!("telling the kernel of changed names failed");
@@ -97,6 +115,11 @@ impl Revalidation {
     }
 }
 
-fn item(listed: Listed) -> Item {
-    Item { key: listed.key, size_bytes: listed.size_bytes, modified: listed.modified, etag: listed.etag }
+/// What became of a node whose version the origin no longer has.
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    /// Its name leads to what is there now, or will be looked at again.
+    Seen,
+    /// The object is gone: only a listing tells what is left of its directories.
+    Gone,
 }

@@ -9,6 +9,7 @@ use fuse_frontend::source::{Attributes, Capacity, Entry, FileSource, Ino, Walk, 
 use fuse_frontend::ticket::ReadTicket;
 
 use super::Cache;
+use crate::catalog::NoDirectory;
 
 /// A cache and how long the kernel may believe what it says.
 pub struct MountedCache {
@@ -25,11 +26,7 @@ impl MountedCache {
 
 impl FileSource for MountedCache {
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attributes, Errno> {
-        let catalog = self.cache.catalog();
-        let ino = catalog.lookup(dir, name)?;
-        let attributes = catalog.attributes(ino).ok_or(Errno::NOENT)?;
-        catalog.looked_up(ino, 1);
-        Ok(attributes)
+        self.cache.catalog().lookup_counted(dir, name).map_err(no_directory)?.ok_or(Errno::NOENT)
     }
 
     fn attributes(&self, ino: Ino) -> Result<Attributes, Errno> {
@@ -47,7 +44,16 @@ impl FileSource for MountedCache {
         count_lookups: bool,
         take: &mut dyn FnMut(Entry<'_>) -> Walk,
     ) -> Result<(), Errno> {
-        self.cache.catalog().entries(dir, from, count_lookups, take)
+        let catalog = self.cache.catalog();
+        let mut counting = |entry: Entry<'_>| {
+            let ino = entry.attributes.ino;
+            let walk = take(entry);
+            if count_lookups && walk == Walk::Continue {
+                catalog.looked_up(ino, 1);
+            }
+            walk
+        };
+        catalog.entries(dir, from, &mut counting).map_err(no_directory)
     }
 
     fn parent(&self, dir: Ino) -> Result<Ino, Errno> {
@@ -73,5 +79,12 @@ impl FileSource for MountedCache {
 
     fn ttl(&self) -> Duration {
         self.ttl
+    }
+}
+
+fn no_directory(why: NoDirectory) -> Errno {
+    match why {
+        NoDirectory::File => Errno::NOTDIR,
+        NoDirectory::Stale => Errno::STALE,
     }
 }

@@ -6,26 +6,12 @@
 
 use std::cmp::Ordering;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::base::ListingDigest;
 use super::key::{HiddenCounts, HiddenReason, SIZE_BYTES_END, check_names};
 use super::time::to_ns;
 use super::version::{StoredVersion, Version};
-use crate::object::Etag;
-
-/// One object as the origin lists it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Item {
-    /// Its key, relative to the prefix that is mounted.
-    pub key: String,
-    /// Its length in bytes.
-    pub size_bytes: u64,
-    /// When it was last modified.
-    pub modified: SystemTime,
-    /// Its version. Never empty: an origin without ETags makes them of what it has.
-    pub etag: Etag,
-}
+pub use crate::origin::Listed as Item;
 
 /// Takes a listing, in any order, for a catalog to be made of or changed by.
 pub struct Builder {

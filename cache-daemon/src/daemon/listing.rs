@@ -7,9 +7,8 @@ use anyhow::Context;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
 use super::parts::{CATALOG_NAME, Parts};
-use crate::catalog::{Builder, Catalog, Item, SnapshotError};
+use crate::catalog::{Builder, Catalog, SnapshotError};
 use crate::config::Config;
-use crate::origin::Listed;
 use crate::signals::Shutdown;
 
 /// Progress is shown of what takes longer.
@@ -26,14 +25,14 @@ pub(super) struct Opened {
 pub(super) async fn catalog(config: &Config, parts: &Parts, shutdown: &Shutdown) -> anyhow::Result<Opened> {
     let path = config.store.cache_dir.join(CATALOG_NAME);
     if let Some(catalog) = snapshot(&path, parts.origin.url())? {
-        parts.figures.catalog.describe(&catalog);
+        parts.figures.catalog.observe(&catalog);
         return Ok(Opened { catalog, from_snapshot: true });
     }
     let catalog = listed(parts, shutdown).await?;
     if let Err(error) = catalog.save(&path) {
         tracing::warn!(%error, path = %path.display(), "the catalog is not saved: the next start lists again");
     }
-    parts.figures.catalog.describe(&catalog);
+    parts.figures.catalog.observe(&catalog);
     Ok(Opened { catalog, from_snapshot: false })
 }
 
@@ -67,7 +66,7 @@ async fn listed(parts: &Parts, shutdown: &Shutdown) -> anyhow::Result<Catalog> {
         }
         let page = page?;
         bar.inc(page.len() as u64);
-        page.into_iter().for_each(|listed| builder.add(item(listed)));
+        page.into_iter().for_each(|listed| builder.add(listed));
         show(&bar, began);
     }
     bar.finish_and_clear();
@@ -89,8 +88,4 @@ fn show(bar: &ProgressBar, began: Instant) {
         bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
         tracing::info!(keys = %HumanCount(bar.position()), "listing");
     }
-}
-
-fn item(listed: Listed) -> Item {
-    Item { key: listed.key, size_bytes: listed.size_bytes, modified: listed.modified, etag: listed.etag }
 }

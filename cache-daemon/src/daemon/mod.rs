@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuse_frontend::session::{Mount, Unmounted};
-use fuse_frontend::source::{FileSource, Ino};
+use fuse_frontend::source::FileSource;
 
 use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Revalidation};
+use crate::catalog::{Change, Replacement};
 use crate::config::Config;
 use crate::control::{Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
@@ -57,23 +58,22 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
         .build()
         .context("starting the threads for the origin")?;
 
-    let mut parts = Parts::open(&config, runtime.handle())?;
+    let parts = Parts::open(&config, runtime.handle())?;
     let early = config.mount.early.then(|| Arc::new(EarlySource::new(TTL)));
     let mut mount = None;
     if let Some(source) = &early {
         mount = Some(start_mount(&config, &parts, source.clone())?);
         serves(())?;
     }
-    let catalog = match runtime.block_on(listing::catalog(&config, &parts, &shutdown)) {
-        Ok(catalog) => catalog,
+    let opened = match runtime.block_on(listing::catalog(&config, &parts, &shutdown)) {
+        Ok(opened) => opened,
         Err(error) => {
             early.inspect(|source| source.failed());
             return Err(error);
         }
     };
+    let catalog = Arc::new(opened.catalog);
     parts.keep_only(&catalog);
-    let from_snapshot = catalog.from_snapshot;
-    let catalog = Arc::new(catalog.catalog);
     let limits = CacheLimits { fill_bytes_max: config.limits.fill_bytes_max };
     let (cache, outdated) = Cache::new(
         catalog.clone(),
@@ -93,7 +93,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
 
     let announce = Arc::new(Kernel { mount: mount.clone() });
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
-    let revalidating = runtime.spawn(revalidation.run(outdated, from_snapshot));
+    let revalidating = runtime.spawn(revalidation.run(outdated, opened.from_snapshot));
     let status = Arc::new(Status::new(&config, &parts, cache.clone(), mount.clone(), shutdown.clone()));
     let mut control =
         Server::start(&config.store.cache_dir, &config.limits, parts.figures.control.clone(), status.clone())?;
@@ -176,10 +176,19 @@ struct Kernel {
 }
 
 impl Announce for Kernel {
-    fn entry_changed(&self, parent: Ino, name: &[u8]) {
-        if let Err(error) = self.mount.notifier().entry_changed(parent, name) {
-            // ENOENT: the kernel did not know the name, so there is nothing to forget.
-            tracing::debug!(%error, "the kernel was not told of a name");
+    fn changed(&self, change: &Change) {
+        let notifier = self.mount.notifier();
+        let told = match change {
+            Change::Replaced(Replacement { parent, name, .. })
+            | Change::Added { parent, name, .. }
+            | Change::Removed { parent, name, .. } => {
+                // The directory's cached entries first: in between, a walk would read the old ones again.
+                notifier.node_changed(*parent).and_then(|_| notifier.entry_changed(*parent, name))
+            }
+            Change::Touched { ino } => notifier.node_changed(*ino),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "the kernel was not told of a change");
         }
     }
 }

@@ -30,7 +30,7 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
             Some(object) => forget(cache, &object, dropped),
             // A file replaced meanwhile is not listed either: ESTALE is nothing to do.
             None => {
-                let _ = cache.catalog().entries(ino, 0, false, &mut |entry| {
+                let _ = cache.catalog().entries(ino, 0, &mut |entry| {
                     match entry.attributes.kind {
                         NodeKind::Directory => waiting.push(entry.attributes.ino),
                         NodeKind::File => {
