@@ -47,8 +47,8 @@ use unmount::Refusal;
 /// How often an unmount is tried again while readers hold on.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
-/// How long the threads may take to end once the connection is aborted: a request's translation, no more.
-const ABORTED_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the threads may take to end once the connection is gone: the translation of one request.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a mount came out, for `stats` and for a person.
 #[derive(Clone, Debug)]
@@ -204,15 +204,22 @@ impl Mount {
             return Ok(Unmounted::AlreadyGone);
         }
         let how = self.take_down(&self.report.mountpoint, grace)?;
-        if !self.ended.wait_for(grace.max(ABORTED_PATIENCE)) {
-            // Still mounted in another namespace, or detached with readers.
-            unmount::abort(self.minor);
-            if !self.ended.wait_for(ABORTED_PATIENCE) {
-                return Ok(Unmounted::Lazily);
-            }
+        if !self.settle(how, grace) {
+            return Ok(Unmounted::Lazily);
         }
         join(session.take());
         Ok(how)
+    }
+
+    /// Waits for the session's end once the mount is out of the tree; aborts it if it does not end by itself, because
+    /// it is still mounted in another namespace or detached with readers. Whether it ended.
+    fn settle(&self, how: Unmounted, grace: Duration) -> bool {
+        let patience = match how {
+            Unmounted::Cleanly | Unmounted::Forced => ENDING_PATIENCE,
+            Unmounted::AlreadyGone | Unmounted::Lazily => grace,
+        };
+        // While the session lives its connection does, and the minor number is nobody else's.
+        self.ended.wait_for(patience) || (unmount::abort(self.minor) && self.ended.wait_for(ENDING_PATIENCE))
     }
 
     /// Takes the mount out of the tree.
