@@ -304,7 +304,7 @@ impl Filesystem for Fs {
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         self.serve(Kind::Readlink, || match &self.look.control_dir {
             Some(target) if Ino(ino.0) == CONTROL_INO => reply.data(target.as_os_str().as_bytes()),
-            _ => reply.error(self.error(Errno(libc::EINVAL))),
+            _ => reply.error(self.error(Errno::INVAL)),
         });
     }
 
