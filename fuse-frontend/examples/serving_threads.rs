@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 const FILES: usize = 4000;
 const MEAN_BYTES: usize = 110 * 1024;
 const READERS: usize = 8;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 21;
 const THREADS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

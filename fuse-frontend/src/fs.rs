@@ -1,15 +1,16 @@
 //! fuser's `Filesystem`, translated into calls of a [`FileSource`] and back. Nothing is decided here.
 //!
-//! What fuser 0.18 does not offer, and where it is made up for: INIT cannot raise `max_readahead` above the 128 KiB that
-//! the kernel offers (the mount's BDI is raised instead, `session/readahead.rs`); there are no splice replies, no
-//! FUSE-over-io_uring and no request timeout; INTERRUPT is answered ENOSYS, so an interrupted reader waits for its bytes,
-//! for at most as long as the source takes.
+//! What fuser 0.18 does not offer: splice replies; and it answers INTERRUPT with ENOSYS, so an interrupted reader waits
+//! for its bytes, for at most as long as the source takes. What it lacks in INIT is in `fs/init.rs`.
 //!
 //! Invariants
 //! - A READ's answer is exactly as long as asked or up to the file's end, else EIO: the kernel takes a short answer for a
 //!   file that shrank, and cuts its size (`fuse_short_read`, fs/fuse/file.c).
 //! - A panic of the source costs its request (EIO), not the thread: when the last thread is gone, readers hang for ever.
 //! - Each entry that reached the reply of a READDIRPLUS is one lookup, `.` and `..` excepted.
+
+mod answer;
+mod init;
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,18 +21,21 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig,
+    LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyPoll,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::errno::Errno;
 use crate::figures::{Kind, RequestCounts};
 use crate::inode::{CONTROL_INO, Look};
-use crate::negotiate::{Agreement, Mode, Offer, ServeMode, choose};
+use crate::negotiate::{Agreement, Mode};
 use crate::source::{Attributes, Entry, FileSource, Ino, Walk, Xattr};
-use crate::ticket::{Answer, ReadTicket};
+use crate::ticket::ReadTicket;
+use answer::KernelAnswer;
+pub(crate) use init::Wanted;
+use init::agree;
 
 /// Node numbers are never used twice in a mount's life, so the generation says nothing.
 const GENERATION: Generation = Generation(0);
@@ -41,27 +45,6 @@ const STATFS_BLOCK_BYTES: u32 = 4096;
 
 /// Positions of `.` and `..`; the source's positions follow.
 const DOTS: u64 = 2;
-
-/// INIT flags asked for beyond fuser's own (ASYNC_READ, BIG_WRITES, MAX_PAGES). READDIRPLUS_AUTO is not: it
-/// would send plain READDIRs for parts of a walk, whose names then cost a LOOKUP each. EXPORT_SUPPORT is not: a node
-/// cannot be found by its number once the kernel forgot it; NO_EXPORT_SUPPORT makes that an early error.
-const WANTED: [(InitFlags, &str); 6] = [
-    (InitFlags::FUSE_DO_READDIRPLUS, "FUSE_DO_READDIRPLUS"),
-    (InitFlags::FUSE_PARALLEL_DIROPS, "FUSE_PARALLEL_DIROPS"),
-    (InitFlags::FUSE_CACHE_SYMLINKS, "FUSE_CACHE_SYMLINKS"),
-    (InitFlags::FUSE_NO_OPEN_SUPPORT, "FUSE_NO_OPEN_SUPPORT"),
-    (InitFlags::FUSE_NO_OPENDIR_SUPPORT, "FUSE_NO_OPENDIR_SUPPORT"),
-    (InitFlags::FUSE_NO_EXPORT_SUPPORT, "FUSE_NO_EXPORT_SUPPORT"),
-];
-
-/// What INIT is to ask for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    pub serve: ServeMode,
-    pub max_read_bytes: u32,
-    pub max_background: u16,
-    pub congestion_threshold: Option<u16>,
-}
 
 /// One mount's translator.
 pub(crate) struct Fs {
@@ -87,14 +70,10 @@ impl Fs {
     /// Counts a request and runs it; if it panics, its reply is dropped, which answers EIO.
     fn serve(&self, kind: Kind, request: impl FnOnce()) {
         self.counts.asked(kind);
-        self.guard(request);
-    }
-
-    fn guard(&self, request: impl FnOnce()) {
         // What a panic may leave half done is the source's own state, which guards itself.
         if catch_unwind(AssertUnwindSafe(request)).is_err() {
             self.counts.panicked();
-            tracing::error!("a request ended in a panic and was answered with EIO");
+            tracing::error!(?kind, "a request ended in a panic and was answered with EIO");
         }
     }
 
@@ -209,75 +188,10 @@ fn xattr_named(name: &[u8]) -> Option<Xattr> {
     XATTRS.iter().find(|(known, _)| known.as_bytes() == name).map(|&(_, xattr)| xattr)
 }
 
-/// Where a READ's answer goes.
-struct KernelAnswer {
-    reply: ReplyData,
-    ino: Ino,
-    offset: u64,
-    /// Bytes that the answer must have.
-    expected: usize,
-    started: Instant,
-    counts: Arc<RequestCounts>,
-}
-
-impl Answer for KernelAnswer {
-    fn data(self: Box<Self>, bytes: &[u8]) {
-        if bytes.len() != self.expected {
-            self.counts.wrong_length();
-            tracing::error!(
-                ino = self.ino.0,
-                offset = self.offset,
-                expected_bytes = self.expected,
-                answered_bytes = bytes.len(),
-                "a read was answered with a wrong length; the reader gets EIO"
-            );
-            return self.error(Errno::IO);
-        }
-        // Counted first: whoever has the bytes finds them in the figures.
-        self.counts.read_answered(bytes.len(), self.started.elapsed());
-        self.reply.data(bytes);
-    }
-
-    fn error(self: Box<Self>, errno: Errno) {
-        self.counts.failed(errno);
-        self.counts.read_answered(0, self.started.elapsed());
-        self.reply.error(fuser::Errno::from_i32(errno.0));
-    }
-}
-
 impl Filesystem for Fs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let offered = config.capabilities();
-        let offer = Offer {
-            no_open: offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
-            no_opendir: offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
-        };
-        let (mode, mode_reason) = choose(self.wanted.serve, offer);
-        let missing: Vec<_> = WANTED
-            .iter()
-            .filter(|(flag, _)| config.add_capabilities(*flag).is_err())
-            .map(|&(_, name)| name)
-            .collect();
-        // fuser derives max_pages, which bounds READs, from max_write; writes never come.
-        let max_read_bytes = match offered.contains(InitFlags::FUSE_MAX_PAGES) {
-            true => self.wanted.max_read_bytes,
-            false => self.wanted.max_read_bytes.min(128 * 1024),
-        };
-        config.set_max_write(max_read_bytes).map_err(out_of_range)?;
-        config.set_max_background(self.wanted.max_background).map_err(out_of_range)?;
-        if let Some(threshold) = self.wanted.congestion_threshold {
-            config.set_congestion_threshold(threshold).map_err(out_of_range)?;
-        }
-        let version = config.kernel_abi();
-        self.mode = mode;
-        let agreement = Agreement {
-            mode,
-            mode_reason,
-            protocol: (version.0, version.1),
-            max_read_bytes,
-            max_background: self.wanted.max_background,
-            missing,
-        };
+        let agreement = agree(&self.wanted, config)?;
+        self.mode = agreement.mode;
         // INIT comes once in a connection's life.
         let _ = self.agreed.set(agreement);
         Ok(())
@@ -304,7 +218,7 @@ impl Filesystem for Fs {
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
         self.serve(Kind::Readlink, || match &self.look.control_dir {
             Some(target) if Ino(ino.0) == CONTROL_INO => reply.data(target.as_os_str().as_bytes()),
-            _ => reply.error(self.error(Errno(libc::EINVAL))),
+            _ => reply.error(self.error(Errno::INVAL)),
         });
     }
 
@@ -558,10 +472,6 @@ impl Filesystem for Fs {
     ) {
         reply.error(self.refuse());
     }
-}
-
-fn out_of_range<N: std::fmt::Display>(nearest: N) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("the nearest possible value is {nearest}"))
 }
 
 fn walk(full: bool) -> Walk {

@@ -47,8 +47,8 @@ use unmount::Refusal;
 /// How often an unmount is tried again while readers hold on.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
-/// How long the threads may take to end once the connection is aborted: a request's translation, no more.
-const ABORTED_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the threads may take to end once the connection is gone: the translation of one request.
+const ENDING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a mount came out, for `stats` and for a person.
 #[derive(Clone, Debug)]
@@ -108,56 +108,40 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Mounts and serves; returns once the mount answers.
+    /// Mounts and serves; returns once the mount answers, for which the source was asked for its capacity.
     pub fn start(options: MountOptions, source: Arc<dyn FileSource>) -> Result<Self, MountError> {
         let prepared = mountpoint::prepare(&options.mountpoint, options.allow_non_empty)?;
-        let (device, mounted_by) = device::mount(&prepared.path, &options.fs_name, options.allow_other)?;
-        let started = Self::serve(&options, source, prepared, device, mounted_by);
-        if let Err((path, _)) = &started {
-            // The descriptor is closed by now, so the mount is dead.
-            let _ = unmount::detach(path);
-        }
-        started.map_err(|(_, error)| error)
-    }
-
-    fn serve(
-        options: &MountOptions,
-        source: Arc<dyn FileSource>,
-        prepared: mountpoint::Prepared,
-        device: OwnedFd,
-        mounted_by: MountedBy,
-    ) -> Result<Self, (PathBuf, MountError)> {
         let path = prepared.path;
-        let line = mountinfo::topmost(&path).ok().flatten().filter(MountLine::is_fuse);
-        let Some(line) = line else {
-            return Err((path, MountError::Mount("/proc/self/mountinfo does not show the mount".into())));
+        let (device, mounted_by) = device::mount(&path, &options.fs_name, options.allow_other)?;
+        let line = match mountinfo::topmost(&path) {
+            Ok(Some(line)) if line.is_fuse() => line,
+            _ => return Err(MountError::Mount("/proc/self/mountinfo does not show the new mount".into())),
         };
         let counts = Arc::new(RequestCounts::default());
         let threads = options.threads.unwrap_or_else(|| {
             MountOptions::threads_for(std::thread::available_parallelism().map_or(1, usize::from))
         });
-        let begun = begin(options, source, device, threads, counts.clone());
-        let Begun { agreement, notifier, ended, session } = match begun {
-            Ok(begun) => begun,
-            Err(error) => return Err((path, error)),
-        };
+        let place = Place { path, line };
+        let Begun { agreement, notifier, ended, session } =
+            begin(&options, source, device, threads, counts.clone(), place.clone())
+                .inspect_err(|_| place.take_away())?;
         let report = MountReport {
             mounted_by,
             mode: agreement.mode,
             mode_reason: agreement.mode_reason,
-            read_ahead_kb: readahead::raise(line.major, line.minor, options.read_ahead_kb),
+            read_ahead_kb: readahead::raise(place.line.major, place.line.minor, options.read_ahead_kb),
             protocol: agreement.protocol,
             threads,
             max_read_bytes: agreement.max_read_bytes,
             max_background: agreement.max_background,
             missing_flags: agreement.missing,
-            device: line.device(),
+            device: place.line.device(),
             dead_mounts_cleaned: prepared.dead_mounts_cleaned,
-            mountpoint: path,
+            mountpoint: place.path,
         };
         Ok(Self {
             report,
-            minor: line.minor,
+            minor: place.line.minor,
             busy_grace: options.busy_grace,
             counts,
             notifier,
@@ -204,15 +188,22 @@ impl Mount {
             return Ok(Unmounted::AlreadyGone);
         }
         let how = self.take_down(&self.report.mountpoint, grace)?;
-        if !self.ended.wait_for(grace.max(ABORTED_PATIENCE)) {
-            // Still mounted in another namespace, or detached with readers.
-            unmount::abort(self.minor);
-            if !self.ended.wait_for(ABORTED_PATIENCE) {
-                return Ok(Unmounted::Lazily);
-            }
+        if !self.settle(how, grace) {
+            return Ok(Unmounted::Lazily);
         }
         join(session.take());
-        Ok(how)
+        Ok(if how == Unmounted::Lazily { Unmounted::Forced } else { how })
+    }
+
+    /// Waits for the session's end once the mount is out of the tree; aborts it if it does not end by itself, because
+    /// it is still mounted in another namespace or detached with readers. Whether it ended.
+    fn settle(&self, how: Unmounted, grace: Duration) -> bool {
+        let patience = match how {
+            Unmounted::Cleanly | Unmounted::Forced => ENDING_PATIENCE,
+            Unmounted::AlreadyGone | Unmounted::Lazily => grace,
+        };
+        // While the session lives its connection does, and the minor number is nobody else's.
+        self.ended.wait_for(patience) || (unmount::abort(self.minor) && self.ended.wait_for(ENDING_PATIENCE))
     }
 
     /// Takes the mount out of the tree.
@@ -252,6 +243,22 @@ impl Drop for Mount {
     }
 }
 
+/// Where a mount of ours is.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    line: MountLine,
+}
+
+impl Place {
+    /// Takes away a mount that nobody will serve, if it is still the one on top.
+    fn take_away(&self) {
+        if mountinfo::at(&self.path, self.line.device()).is_ok_and(|(on_top, _)| on_top) {
+            let _ = unmount::force(&self.path, self.line.minor);
+        }
+    }
+}
+
 struct Begun {
     agreement: Agreement,
     notifier: Notifier,
@@ -259,13 +266,14 @@ struct Begun {
     session: JoinHandle<()>,
 }
 
-/// Answers INIT and starts the threads.
+/// Answers INIT, starts the threads, and waits for a first answer of theirs.
 fn begin(
     options: &MountOptions,
     source: Arc<dyn FileSource>,
     device: OwnedFd,
     threads: usize,
     counts: Arc<RequestCounts>,
+    place: Place,
 ) -> Result<Begun, MountError> {
     let look = Look {
         uid: options.uid,
@@ -295,16 +303,21 @@ fn begin(
     let ended = Arc::new(Ended::default());
     let session = {
         let ended = ended.clone();
+        let place = place.clone();
         let serve = move || {
             let outcome = session.run().map_err(|error| error.to_string());
             if let Err(error) = &outcome {
                 tracing::error!(error, "serving ended with an error");
+                // Some threads may have started and serve on.
+                place.take_away();
             }
             drop(ours);
             ended.set(outcome);
         };
         std::thread::Builder::new().name("fuse-session".into()).spawn(serve).map_err(MountError::Threads)?
     };
+    // From here on the threads answer; if they could not start, the connection is closed and this fails.
+    nix::sys::statfs::statfs(&place.path).map_err(|errno| MountError::Threads(errno.into()))?;
     Ok(Begun { agreement, notifier, ended, session })
 }
 

@@ -73,7 +73,7 @@ fn clear_dead_mounts(path: &Path) -> Result<u32, MountError> {
 }
 
 /// Whether nobody serves the FUSE mount at `path`. By statfs(2), which is the one call that the kernel never
-/// answers from a cache.
+/// answers from a cache; so it waits for a daemon that is alive and hangs.
 fn is_dead(path: &Path) -> bool {
     matches!(nix::sys::statfs::statfs(path), Err(Errno::ENOTCONN | Errno::ECONNABORTED | Errno::ENODEV))
 }

@@ -69,10 +69,17 @@ impl MountOptions {
 
     /// Threads for a machine of `cores`: as many as cores, at least 4, at most 16.
     ///
-    /// A thread only translates: the source answers reads elsewhere, so more threads than cores have nothing to do,
-    /// except that a source may block one while it waits for memory or a page fault; four keep the mount alive then.
-    /// Above 16 the wake-ups contend on the connection's one input queue (`fiq->lock` in fs/fuse/dev.c), which clone_fd
-    /// does not split. Each costs 16 MiB of address space (fuser's buffer), of which a few KiB are ever touched.
+    /// A thread only translates; reads are answered elsewhere or at once. So more threads than cores have little to do,
+    /// except to take over from one that waits for memory or for a source's lock: hence four at least. Above 16 they
+    /// contend for the connection's one input queue (`fiq->lock` in fs/fuse/dev.c), which clone_fd does not split. Each
+    /// costs 16 MiB of address space (fuser's buffer), of which a few KiB are ever touched.
+    ///
+    /// Measured by examples/serving_threads.rs, source in memory, 8 readers on 2 shared cores, Linux 6.18, debug build,
+    /// thousands of files a second, median of 21 interleaved rounds (single rounds vary by a factor of 2):
+    ///
+    /// | threads | 1 | 2 | 4 | 8 | 16 | 32 |
+    /// |---|---|---|---|---|---|---|
+    /// | files/s | 12.5 | 15.5 | 17.8 | 17.2 | 16.8 | 15.7 |
     pub fn threads_for(cores: usize) -> usize {
         cores.clamp(4, 16)
     }

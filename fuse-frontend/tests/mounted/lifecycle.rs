@@ -185,6 +185,8 @@ fn child_that_mounts() {
             println!("\nMOUNTED {:?} {:?}", mount.report().mounted_by, mount.report().read_ahead_kb);
             // Until the parent closes the pipe, or kills us.
             let _ = std::io::stdin().read_line(&mut String::new());
+            let _held =
+                std::env::var_os("HOLD").map(|_| File::open(mount.report().mountpoint.join("file")).unwrap());
             println!("\nUNMOUNTED {:?}", mount.unmount().unwrap());
         }
         Err(error) => println!("\nFAILED {error}"),
@@ -247,6 +249,21 @@ fn an_ordinary_user_mounts_by_fusermount3() {
     drop(child.stdin.take());
     let line = await_line(&mut child, "UNMOUNTED");
     assert_eq!(line, "UNMOUNTED Cleanly");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn an_ordinary_user_gets_rid_of_a_mount_in_use() {
+    if cannot_mount() || !is_root() || no_fusermount() {
+        return;
+    }
+    let dir = mountpoint_of_nobody();
+    let mut child = child(as_nobody().env("HOLD", "1"), dir.path());
+    await_line(&mut child, "MOUNTED");
+    drop(child.stdin.take());
+    // Aborting takes fusectl, which is not mounted everywhere.
+    let line = await_line(&mut child, "UNMOUNTED");
+    assert!(["UNMOUNTED Lazily", "UNMOUNTED Forced"].contains(&line.as_str()), "{line}");
     assert!(child.wait().unwrap().success());
 }
 

@@ -14,6 +14,7 @@ mod stalling;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuse_frontend::figures::{Kind, RequestCounts};
 use fuse_frontend::memory::MemorySource;
@@ -169,4 +170,15 @@ pub(crate) fn page_cache_lock() -> nix::fcntl::Flock<File> {
     let path = std::env::temp_dir().join("epochcache-page-cache.lock");
     let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap()
+}
+
+/// Waits for something that another thread does.
+pub(crate) fn until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..3000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what} did not happen in 30 s");
 }

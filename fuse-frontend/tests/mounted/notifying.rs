@@ -2,13 +2,16 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
 use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::notifier::Notified;
 use fuse_frontend::source::Ino;
 
-use crate::{Asked, Mounted, cannot_mount, page_cache_lock, walk};
+use parking_lot::Mutex;
+
+use crate::{Asked, Mounted, cannot_mount, drop_pages, page_cache_lock, until, walk};
 
 #[test]
 fn a_replaced_name_shows_the_new_version_and_an_open_file_never_mixes() {
@@ -38,7 +41,48 @@ fn a_replaced_name_shows_the_new_version_and_an_open_file_never_mixes() {
         let error = file.read_exact_at(&mut page, 7 << 20).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
         assert_eq!(file.metadata().unwrap().len(), 8 << 20);
+
+        // The last user of the old version gone, the kernel gives its number back. FORGET comes when it comes.
+        assert!(mounted.source.lookups(old) > 0);
+        drop(file);
+        until("FORGET", || mounted.source.lookups(old) == 0);
+        assert!(mounted.source.lookups(replaced.new) > 0);
     }
+}
+
+#[test]
+fn a_notification_that_waits_for_a_read_holds_up_no_other_reader() {
+    if cannot_mount() {
+        return;
+    }
+    let source = MemorySource::new();
+    let slow = source.add_file("slow", vec![1; 50_000]);
+    source.add_file("quick", vec![2; 50_000]);
+    let mounted = Mounted::with(source, |options| options.threads = Some(1));
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let stall = held.clone();
+    mounted.source.on_read(move |ino, _, _, ticket| match ino == slow {
+        true => {
+            stall.lock().push(ticket);
+            None
+        }
+        false => Some(ticket),
+    });
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read(mounted.path("slow")).unwrap());
+        until("the slow read", || !held.lock().is_empty());
+        // Waits in the kernel for the folios of that read: on a serving thread this would be the end.
+        let notified = scope.spawn(|| mounted.mount.notifier().node_changed(slow).unwrap());
+        for _ in 0..20 {
+            assert!(fs::read(mounted.path("quick")).unwrap() == vec![2; 50_000]);
+            drop_pages(&File::open(mounted.path("quick")).unwrap());
+        }
+        assert!(!notified.is_finished());
+        mounted.source.on_read(|_, _, _, ticket| Some(ticket));
+        held.lock().drain(..).for_each(|ticket| ticket.data(&[1; 50_000]));
+        assert!(reader.join().unwrap() == vec![1; 50_000]);
+        assert_eq!(notified.join().unwrap(), Notified::Done);
+    });
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::num::NonZeroUsize;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use fuse_frontend::errno::Errno;
 use fuse_frontend::figures::Kind;
@@ -275,5 +277,33 @@ fn random_ranges_of_a_large_file_are_right() {
         let n = file.read_at(&mut read, at as u64).unwrap();
         assert_eq!(n, read.len().min(bytes.len() - at));
         assert!(read[..n] == bytes[at..at + n], "wrong bytes at {at}");
+    }
+}
+
+#[test]
+fn reads_ask_for_a_mebibyte_and_never_for_more() {
+    if cannot_mount() {
+        return;
+    }
+    let source = MemorySource::new();
+    source.add_file("large", vec![5; 16 << 20]);
+    let mounted = Mounted::new(source, ServeMode::Auto);
+    let longest = Arc::new(AtomicU32::new(0));
+    let seen = longest.clone();
+    mounted.source.on_read(move |_, _, len, ticket| {
+        seen.fetch_max(len, Relaxed);
+        Some(ticket)
+    });
+    let mut file = File::open(mounted.path("large")).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    while file.read(&mut buffer).unwrap() > 0 {}
+    let report = mounted.mount.report();
+    let longest = longest.load(Relaxed);
+    match &report.read_ahead_kb {
+        Ok(_) => assert_eq!(longest, report.max_read_bytes),
+        Err(reason) => {
+            eprintln!("the kernel's window stayed: {reason}");
+            assert!(longest <= report.max_read_bytes);
+        }
     }
 }

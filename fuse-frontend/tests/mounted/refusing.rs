@@ -1,7 +1,7 @@
 //! What a reader is refused, and what it gets when the source fails.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
 use fuse_frontend::errno::Errno;
@@ -9,7 +9,7 @@ use fuse_frontend::figures::Kind;
 use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::ServeMode;
 
-use crate::{Mounted, cannot_mount};
+use crate::{Mounted, cannot_mount, is_root};
 
 fn errno<T>(result: io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
@@ -39,6 +39,34 @@ fn every_change_is_refused_as_read_only() {
     assert_eq!(fs::read(&file).unwrap(), b"bytes");
     // The kernel refuses a read-only mount's changes itself.
     assert_eq!(mounted.counts().get(Kind::Refused), 0);
+}
+
+#[test]
+fn a_mount_that_somebody_remounted_read_write_still_refuses_every_change() {
+    if cannot_mount() || !is_root() {
+        return;
+    }
+    let source = MemorySource::new();
+    source.add_file("dir/file", "bytes");
+    let mounted = Mounted::new(source, ServeMode::Auto);
+    let none = None::<&str>;
+    nix::mount::mount(none, mounted.root(), none, nix::mount::MsFlags::MS_REMOUNT, none).unwrap();
+    let file = mounted.path("dir/file");
+    let fresh = mounted.path("dir/fresh");
+    let refused = Some(libc::EROFS);
+    assert_eq!(errno(File::create(&fresh)), refused);
+    assert_eq!(errno(fs::remove_file(&file)), refused);
+    assert_eq!(errno(fs::rename(&file, &fresh)), refused);
+    assert_eq!(errno(fs::hard_link(&file, &fresh)), refused);
+    assert_eq!(errno(std::os::unix::fs::symlink(&file, &fresh)), refused);
+    assert_eq!(errno(fs::create_dir(&fresh)), refused);
+    assert_eq!(errno(fs::remove_dir(mounted.path("dir"))), refused);
+    assert_eq!(errno(fs::set_permissions(&file, Permissions::from_mode(0o644))), refused);
+    // Without OPEN the first to refuse may be the truncation, or the write.
+    let write = OpenOptions::new().write(true).open(&file).and_then(|mut file| file.write_all(b"other"));
+    assert_eq!(errno(write), refused);
+    assert_eq!(fs::read(&file).unwrap(), b"bytes");
+    assert!(mounted.counts().get(Kind::Refused) >= 9);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use fuse_frontend::memory::MemorySource;
 use fuse_frontend::ticket::ReadTicket;
 use parking_lot::Mutex;
 
-use crate::{Mounted, cannot_mount};
+use crate::{Mounted, cannot_mount, until};
 
 const FILES: usize = 24;
 
@@ -21,17 +21,6 @@ fn source() -> MemorySource {
     }
     source.add_file("quick", vec![255; 50_000]);
     source
-}
-
-/// Waits for something that another thread does.
-fn until(what: &str, done: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if done() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("{what} did not happen in 30 s");
 }
 
 /// Reads every slow file on a thread of its own, and the quick one once all the slow ones wait.
