@@ -16,6 +16,7 @@ use std::time::Duration;
 
 mod buffer;
 mod choose;
+pub mod claim;
 #[cfg(test)]
 mod conformance;
 mod file;
