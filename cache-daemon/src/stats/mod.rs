@@ -4,6 +4,8 @@
 //! figure is a few atomics, counted where the thing happens; a snapshot reads them all. Names are
 //! stable: they are the keys of `cachectl stats --json`.
 
+pub mod catalog;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
