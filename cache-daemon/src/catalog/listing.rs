@@ -162,22 +162,45 @@ impl Listing {
     /// Of all that is shown: the same for two listings exactly if a catalog of them is the same.
     pub fn digest(&self) -> ListingDigest {
         let mut hasher = blake3::Hasher::new();
-        let mut text = |text: &[u8]| {
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text);
-        };
+        // BLAKE3 is several times faster on long inputs than on many short ones.
+        let mut batch = Vec::with_capacity(DIGEST_BATCH_BYTES + 4096);
         for shown in self.iter() {
-            text(shown.key);
-            text(&shown.size_bytes.to_le_bytes());
-            text(&shown.modified_ns.to_le_bytes());
-            match shown.version {
-                Version::Text(etag) => text(etag.as_bytes()),
-                md5 => text(md5.to_string().as_bytes()),
+            shown.write_to(&mut batch);
+            if batch.len() >= DIGEST_BATCH_BYTES {
+                hasher.update(&batch);
+                batch.clear();
             }
         }
+        hasher.update(&batch);
         let mut digest = ListingDigest::default();
         digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         digest
+    }
+}
+
+const DIGEST_BATCH_BYTES: usize = 64 << 10;
+
+impl Shown<'_> {
+    /// Writes all of it so that no two listings give the same stream of bytes.
+    fn write_to(&self, out: &mut Vec<u8>) {
+        let mut text = |text: &[u8]| {
+            out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            out.extend_from_slice(text);
+        };
+        text(self.key);
+        match self.version {
+            Version::Text(etag) => {
+                text(etag.as_bytes());
+                out.push(0);
+            }
+            Version::Md5 { digest, parts, quoted, upper_case } => {
+                text(&digest);
+                out.push(1 | u8::from(quoted) << 1 | u8::from(upper_case) << 2);
+                out.extend_from_slice(&parts.unwrap_or(0).to_le_bytes());
+            }
+        }
+        out.extend_from_slice(&self.size_bytes.to_le_bytes());
+        out.extend_from_slice(&self.modified_ns.to_le_bytes());
     }
 }
 

@@ -76,7 +76,8 @@ pub(super) fn merge<'a>(
 impl<'a> Merge<'a> {
     fn new(listing: &Listing, previous: Option<View<'a>>, numbers: &'a mut Numbers) -> Self {
         let mut columns = Columns::default();
-        columns.nodes.reserve(listing.len() + listing.len() / 16);
+        let numbers_end = numbers.end() as usize;
+        columns.nodes.reserve(numbers_end.max(listing.len()) + listing.len() / 16);
         columns.names.reserve(listing.key_bytes() / 2);
         let old = previous.and_then(|view| view.node(ROOT)).map_or(&[][..], |root| root.children);
         let root = Open { number: ROOT, path: &[], is_new: previous.is_none(), old, passed: 0 };
@@ -244,6 +245,7 @@ impl<'a> Merge<'a> {
         let columns = &mut self.merged.columns;
         date_directories(&mut columns.nodes, &self.order);
         columns.children = lay_children(&mut columns.nodes, &self.order);
+        columns.nodes.shrink_to_fit();
         columns.names.shrink_to_fit();
         columns.etags.shrink_to_fit();
         self.merged

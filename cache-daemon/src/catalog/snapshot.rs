@@ -1,17 +1,25 @@
 //! The snapshot: a catalog on disk, so that a remount lists nothing before it serves.
 //!
-//! The file is a header of one page and then the columns as they are in memory (`base.rs`), each on a page
-//! boundary, little-endian, under a CRC32C. It is mapped and used in place: no parsing, and its pages can be
-//! dropped and read again, which an allocation's cannot. All of it is read once at load, for the checksums;
-//! that is 75 MB for a million files.
+//! The file is a header and then the columns as they are in memory (`base.rs`), little-endian, each on a page
+//! boundary and under a CRC32C:
+//!
+//! | page | what |
+//! |---|---|
+//! | 0 | magic `EPOCHCAT`, version, CRC32C of the header, digest of the listing, five times offset, length, CRC32C |
+//! | 1 | the origin's URL |
+//! | | nodes: 48 bytes for each number from 0 |
+//! | | children: 4 bytes each, the runs of all directories |
+//! | | names, without ends: records know where theirs begin and how long they are |
+//! | | ETags that are no MD5s, likewise |
+//!
+//! It is mapped and used in place: no parsing, and its pages can be dropped and read again, which an
+//! allocation's cannot. All of it is read once at load, for the checksums; that is 73 MB for a million files.
 //!
 //! It is written beside its place, synced, and renamed over it, so that there is one whole snapshot or none.
 //! Held numbers are not in it: after a restart no kernel refers to them.
 //!
 //! What is mapped must not change under us: the file is only ever replaced, never written in place or cut,
 //! and the cache directory is locked by one daemon. If its disk fails, reading it is SIGBUS.
-//!
-//! Layout in full: docs/on-disk-format.md.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};

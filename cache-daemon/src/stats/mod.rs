@@ -4,8 +4,8 @@
 //! figure is a few atomics, counted where the thing happens; a snapshot reads them all. Names are
 //! stable: they are the keys of `cachectl stats --json`.
 
-
 pub mod cache;
+pub mod catalog;
 pub mod origin;
 pub mod snapshot;
 pub mod store;
