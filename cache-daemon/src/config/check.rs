@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::args::{MountArgs, ServeChoice};
+use super::args::MountArgs;
 use super::place::{self, Machine};
 use super::{Config, ConfigError, Limits, MountOptions, OriginOptions, ProcessOptions, StoreOptions};
 
@@ -83,13 +83,6 @@ impl Config {
             process: ProcessOptions { log_file, ..process },
             limits,
         })
-    }
-}
-
-impl ServeChoice {
-    /// The choice, unless it is left to the daemon.
-    pub fn forced(self) -> Option<Self> {
-        (self != Self::Auto).then_some(self)
     }
 }
 

@@ -262,7 +262,7 @@ pub fn create_cache_dir(path: &Path) -> Result<(), ConfigError> {
 
 fn free_bytes(path: &Path) -> io::Result<u64> {
     let fs = nix::sys::statvfs::statvfs(path)?;
-    Ok(fs.blocks_available() as u64 * fs.fragment_size() as u64)
+    Ok(fs.blocks_available() * fs.fragment_size())
 }
 
 /// Bytes on disk of all files under `path`, by blocks; what cannot be seen counts as nothing.

@@ -31,7 +31,7 @@ pub(super) fn look(dir: &Path) -> Vec<Check> {
     let fs_type = mountinfo::mount_of(&mounts, &resolved).map_or("unknown", |mount| &mount.fs_type);
     let mut checks = vec![file_system(&resolved, fs_type), direct_io(open_direct(&resolved))];
     if let Ok(fs) = statvfs(&resolved) {
-        checks.push(free(fs.blocks_available() as u64, fs.blocks() as u64, fs.fragment_size() as u64));
+        checks.push(free(fs.blocks_available(), fs.blocks(), fs.fragment_size()));
     }
     if let Some(queue) = queue(&resolved) {
         checks.push(rotational(read(queue.join("rotational")).as_deref()));

@@ -55,7 +55,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
 
 /// What is well in one line each; what is not with its effect and its cure, which need room.
 fn show(out: &mut dyn Write, checks: &[Check]) -> Result<()> {
-    let mut table = table::plain(&["", "", ""]);
+    let mut table = table::plain(&["STATE", "CHECK", "FOUND"]);
     for check in checks {
         table.add_row([check.state.to_string(), check.name.clone(), check.found.clone()]);
     }

@@ -18,6 +18,9 @@ mod umount;
 mod units;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 const EXAMPLES: &str = "\
 Examples:
   cachectl stats --watch             what the one daemon that runs is doing, every 2 seconds
@@ -53,7 +56,7 @@ enum Command {
 }
 
 /// How a command ended when nothing stood in its way.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// 0.
     Well,
@@ -70,16 +73,7 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let mut out = io::stdout().lock();
-    let result = match args.command {
-        Command::Stats(args) => stats::run(&args, &mut out),
-        Command::Umount(args) => umount::run(&args, &mut out),
-        Command::Verify(args) => verify::run(&args, &mut out),
-        Command::Drop(args) => drop::run(&args, &mut out),
-        Command::Doctor(args) => doctor::run(&args, &mut out),
-        Command::List(args) => list::run(&args, &mut out),
-    };
-    match result {
+    match run(args.command, &mut io::stdout().lock()) {
         Ok(Verdict::Well) => ExitCode::SUCCESS,
         Ok(Verdict::Problems) => ExitCode::from(1),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -87,6 +81,17 @@ fn main() -> ExitCode {
             eprintln!("cachectl: {error:#}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
+    match command {
+        Command::Stats(args) => stats::run(&args, out),
+        Command::Umount(args) => umount::run(&args, out),
+        Command::Verify(args) => verify::run(&args, out),
+        Command::Drop(args) => drop::run(&args, out),
+        Command::Doctor(args) => doctor::run(&args, out),
+        Command::List(args) => list::run(&args, out),
     }
 }
 
