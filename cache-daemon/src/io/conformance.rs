@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::sim::{Faults, SimDevice, SimEngine};
 use super::*;
 
 /// Long enough that only a hang reaches it.
@@ -349,6 +350,8 @@ conformance! {
     uring => Uring;
     uring_of_the_oldest_kernel => OldestUring;
     uring_with_a_submission_thread => SqpollUring;
+    sim => Sim;
+    sim_that_reorders => ReorderingSim;
 }
 
 /// Why `S` cannot be had here, if it cannot.
@@ -361,6 +364,8 @@ struct Psync;
 struct Uring;
 struct OldestUring;
 struct SqpollUring;
+struct Sim;
+struct ReorderingSim;
 
 impl Subject for Psync {
     fn engine(_: &BufferPool, depth: usize) -> io::Result<Box<dyn Engine>> {
@@ -386,5 +391,40 @@ impl Subject for SqpollUring {
     fn engine(pool: &BufferPool, depth: usize) -> io::Result<Box<dyn Engine>> {
         let options = EngineOptions { depth, sqpoll: true, ..EngineOptions::default() };
         Ok(Box::new(UringEngine::new(pool, &options)?))
+    }
+}
+
+impl Subject for Sim {
+    fn engine(_: &BufferPool, depth: usize) -> io::Result<Box<dyn Engine>> {
+        Ok(Box::new(SimEngine::new(depth, 1)?))
+    }
+
+    fn new_file(size_bytes: u64) -> DeviceFile {
+        SimDevice::new(size_bytes, 2).into()
+    }
+}
+
+impl Subject for ReorderingSim {
+    fn engine(pool: &BufferPool, depth: usize) -> io::Result<Box<dyn Engine>> {
+        Sim::engine(pool, depth)
+    }
+
+    fn new_file(size_bytes: u64) -> DeviceFile {
+        let device = SimDevice::new(size_bytes, 2);
+        device.set_faults(Faults { latency_ticks_max: 20, ..Faults::default() });
+        device.into()
+    }
+}
+
+#[test]
+fn engines_refuse_files_of_the_other_world() {
+    let pool = BufferPool::new(1, 4096).unwrap();
+    let real = Psync::new_file(4096);
+    let refused = Sim::engine(&pool, 1).unwrap().register(real).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+    for engine in [Psync::engine(&pool, 1), Uring::engine(&pool, 1)] {
+        let Ok(mut engine) = engine else { continue };
+        let refused = engine.register(Sim::new_file(4096)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
     }
 }

@@ -4,7 +4,7 @@
 //! registered. The blocking calls here are for the rare paths (superblocks, recovery without an engine).
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::DeviceOffset;
+use super::sim::SimDevice;
 
 /// A file for an engine; clones are the same open file.
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ pub struct DeviceFile(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Os(Arc<File>),
+    Sim(SimDevice),
 }
 
 /// Opens `path` as `options` say (std sets O_CLOEXEC), then past the page cache where that can be.
@@ -42,6 +44,7 @@ impl DeviceFile {
     pub fn as_file(&self) -> Option<&File> {
         match &self.0 {
             Kind::Os(file) => Some(file),
+            Kind::Sim(_) => None,
         }
     }
 
@@ -50,6 +53,16 @@ impl DeviceFile {
         match &self.0 {
             Kind::Os(file) => fcntl(file, FcntlArg::F_GETFL)
                 .is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT)),
+            Kind::Sim(_) => true,
+        }
+    }
+
+    /// Its size in bytes now: of the file, or of the whole device.
+    pub fn size_bytes(&self) -> io::Result<u64> {
+        match &self.0 {
+            // stat says 0 for block devices, seeking says their size.
+            Kind::Os(file) => (&**file).seek(SeekFrom::End(0)),
+            Kind::Sim(device) => Ok(device.size_bytes()),
         }
     }
 
@@ -57,6 +70,10 @@ impl DeviceFile {
     pub fn read_exact_at(&self, into: &mut [u8], at: DeviceOffset) -> io::Result<()> {
         match &self.0 {
             Kind::Os(file) => file.read_exact_at(into, at.0),
+            Kind::Sim(device) => {
+                let short = io::ErrorKind::UnexpectedEof;
+                all(into.len(), short, |done| device.read_at(&mut into[done..], at + done))
+            }
         }
     }
 
@@ -64,6 +81,10 @@ impl DeviceFile {
     pub fn write_all_at(&self, from: &[u8], at: DeviceOffset) -> io::Result<()> {
         match &self.0 {
             Kind::Os(file) => file.write_all_at(from, at.0),
+            Kind::Sim(device) => {
+                let short = io::ErrorKind::WriteZero;
+                all(from.len(), short, |done| device.write_at(&from[done..], at + done))
+            }
         }
     }
 
@@ -71,8 +92,23 @@ impl DeviceFile {
     pub fn sync(&self) -> io::Result<()> {
         match &self.0 {
             Kind::Os(file) => file.sync_data(),
+            Kind::Sim(device) => device.sync(),
         }
     }
+}
+
+/// Repeats `part` until `len` bytes are done; signals do not end it, no progress does, as `stuck`.
+fn all(len: usize, stuck: io::ErrorKind, mut part: impl FnMut(usize) -> io::Result<usize>) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        match part(done) {
+            Ok(0) => return Err(stuck.into()),
+            Ok(bytes) => done += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 impl From<File> for DeviceFile {
@@ -87,9 +123,26 @@ impl From<OwnedFd> for DeviceFile {
     }
 }
 
-/// Sees a real file's descriptor, for engines that talk to the kernel.
+impl From<SimDevice> for DeviceFile {
+    fn from(device: SimDevice) -> Self {
+        Self(Kind::Sim(device))
+    }
+}
+
+/// The real file, for engines that talk to the kernel.
 pub(super) fn os_file(file: DeviceFile) -> io::Result<Arc<File>> {
     match file.0 {
         Kind::Os(file) => Ok(file),
+        Kind::Sim(_) => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "a simulated device in a real engine"))
+        }
+    }
+}
+
+/// The simulated device, for the engine that simulates.
+pub(super) fn sim_device(file: DeviceFile) -> io::Result<SimDevice> {
+    match file.0 {
+        Kind::Sim(device) => Ok(device),
+        Kind::Os(_) => Err(io::Error::new(io::ErrorKind::Unsupported, "a real file in the simulated engine")),
     }
 }

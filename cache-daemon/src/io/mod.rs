@@ -20,6 +20,7 @@ mod choose;
 mod conformance;
 mod file;
 mod psync;
+pub mod sim;
 mod slots;
 mod uring;
 mod waker;
@@ -37,6 +38,15 @@ pub const ALIGN_BYTES: usize = 4096;
 /// A position on a device or in a file. Never mixed with positions in objects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DeviceOffset(pub u64);
+
+impl std::ops::Add<usize> for DeviceOffset {
+    type Output = Self;
+
+    /// The position `bytes` further on.
+    fn add(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
 
 /// A file that an engine knows (registered with the ring where that can be).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

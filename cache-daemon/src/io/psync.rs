@@ -6,14 +6,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::file::os_file;
 use super::slots::Slots;
@@ -74,16 +72,6 @@ impl PsyncEngine {
         }
         done.len() > before
     }
-
-    fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.wakes.as_fd(), PollFlags::POLLIN)];
-        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
-        match poll(&mut fds, PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX)) {
-            // A signal is a reason to look around, like a wake.
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
 }
 
 impl Engine for PsyncEngine {
@@ -111,8 +99,7 @@ impl Engine for PsyncEngine {
         if self.take_over(done) || woken || timeout.is_zero() {
             return Ok(());
         }
-        self.wait(timeout)?;
-        self.wakes.drain();
+        self.wakes.wait(timeout)?;
         self.take_over(done);
         Ok(())
     }

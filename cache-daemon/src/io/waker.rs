@@ -7,7 +7,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Acquire};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// Wakes one engine's thread out of [`super::Engine::complete`]; clones wake the same one.
@@ -54,6 +56,20 @@ impl Waker {
         // EAGAIN: nothing written yet.
         let _ = self.0.event.read();
         self.0.pending.swap(false, AcqRel)
+    }
+
+    /// Waits in poll(2) for a wake, a signal or `timeout`, and takes the wakes. For engines that have
+    /// nothing else to wait for in the kernel.
+    pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
+        match poll(&mut fds, PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(nix::Error::EINTR) => {
+                self.drain();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn raw_fd(&self) -> RawFd {

@@ -10,9 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{major, minor};
-use std::os::fd::AsFd;
 
 use super::UringEngine;
 use crate::io::Completion;
@@ -45,21 +43,10 @@ impl UringEngine {
                 return Ok(());
             }
             if self.slab.in_flight() == 0 {
-                self.sleep(deadline - now)?;
-                self.wakes.drain();
-                return Ok(());
+                // Nothing to poll for: only a wake can end the wait.
+                return self.wakes.wait(deadline - now);
             }
             std::hint::spin_loop();
-        }
-    }
-
-    /// Nothing to poll for: only a wake can end the wait.
-    fn sleep(&self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.wakes.as_fd(), PollFlags::POLLIN)];
-        let timeout_ms = timeout.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128) as i32;
-        match poll(&mut fds, PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX)) {
-            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 

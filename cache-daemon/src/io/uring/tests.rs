@@ -32,7 +32,11 @@ fn reads_that_would_block_for_ever_are_cancelled_by_the_drop() {
         }
         drop(engine);
         drop(writer);
-        assert_eq!(std::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(), 8, "buffers are in the kernel's hands");
+        assert_eq!(
+            std::iter::from_fn(|| pool.take()).collect::<Vec<_>>().len(),
+            8,
+            "buffers are in the kernel's hands"
+        );
     }
 }
 
