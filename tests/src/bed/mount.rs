@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -26,6 +27,12 @@ pub fn cannot_mount() -> Option<String> {
     if !Path::new("/dev/fuse").exists() {
         return Some("/dev/fuse is missing (modprobe fuse; in a container --device /dev/fuse)".to_owned());
     }
+    // Until the daemon's main() is there.
+    if run_within(PATIENCE, Command::new(program("epochcache")).arg("--version"))
+        .is_ok_and(|said| said.out.is_empty())
+    {
+        return Some("epochcache is still a stub".to_owned());
+    }
     if !nix::unistd::geteuid().is_root()
         && run_within(PATIENCE, Command::new("fusermount3").arg("-V")).is_err()
     {
@@ -47,10 +54,25 @@ pub struct Bed {
 impl Bed {
     /// A data set of this `shape`, served in this `weather`.
     pub fn new(shape: &Shape, weather: &Weather) -> anyhow::Result<Self> {
-        let home = scratch()?;
+        Self::in_directory(scratch()?, shape, weather, &["--until-stdin-closes"])
+    }
+
+    /// The same in `home`, with other options of `s3-origin`.
+    pub fn in_directory(
+        home: TempDir,
+        shape: &Shape,
+        weather: &Weather,
+        origin_options: &[&str],
+    ) -> anyhow::Result<Self> {
         let data_set = DataSet::make(home.path(), shape)?;
-        let origin = Origin::start(&data_set.root, weather)?;
+        let origin = Origin::start_with(&data_set.root, weather, origin_options)?;
         Ok(Self { origin, data_set, home })
+    }
+
+    /// Leaves everything as it is: the mount, the server, the directory.
+    pub fn leave(self, mount: Mount) {
+        std::mem::forget(mount);
+        std::mem::forget(self);
     }
 
     /// The directory for everything.
@@ -77,6 +99,7 @@ impl Bed {
             options: Vec::new(),
             secret: s3::SECRET_KEY.to_owned(),
             log: self.home().join("daemon.log"),
+            own_group: false,
         }
     }
 
@@ -115,6 +138,8 @@ pub struct MountCommand {
     pub secret: String,
     /// Where its standard error goes.
     pub log: PathBuf,
+    /// Whether a Ctrl-C at the terminal passes it by: it is for the one who started it, who unmounts.
+    pub own_group: bool,
 }
 
 impl MountCommand {
@@ -155,7 +180,11 @@ impl MountCommand {
     pub fn start(&self) -> anyhow::Result<Mount> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = self.command();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        if self.own_group {
+            command.process_group(0);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn();
         let child = child.with_context(|| format!("{:?}", command.get_program()))?;
         let mut mount = Mount { child, command: self.clone() };
         mount.wait_until_served()?;

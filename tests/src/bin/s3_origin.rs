@@ -4,10 +4,12 @@
 //! Steered by `POST` on the control port: `/counters`, `/log`, `/reset`, `/weather` (JSON), `/rescan`.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use epochcache_tests::bed::mount::is_mounted;
 use epochcache_tests::bed::s3::{Listening, Server, Weather};
 use tokio::net::TcpListener;
 
@@ -31,6 +33,12 @@ struct Arguments {
     /// End when standard input closes: a server does not outlive the test that started it.
     #[arg(long)]
     until_stdin_closes: bool,
+    /// End when this mountpoint, once mounted, is mounted no more.
+    #[arg(long, value_name = "MOUNTPOINT")]
+    until_unmounted: Option<PathBuf>,
+    /// Add a bucket called `synthetic` of so many keys without bytes.
+    #[arg(long, value_name = "KEYS")]
+    synthetic: Option<u64>,
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -42,6 +50,9 @@ async fn main() -> anyhow::Result<()> {
     let root = arguments.root.canonicalize().with_context(|| arguments.root.display().to_string())?;
 
     let server = Server::new(root, weather)?;
+    if let Some(files) = arguments.synthetic {
+        server.add_synthetic(files);
+    }
     let s3 = TcpListener::bind(("127.0.0.1", arguments.port)).await.context("--port")?;
     let control = TcpListener::bind(("127.0.0.1", 0)).await?;
     let listening = Listening {
@@ -56,6 +67,21 @@ async fn main() -> anyhow::Result<()> {
             std::process::exit(0);
         });
     }
+    if let Some(mountpoint) = arguments.until_unmounted {
+        std::thread::spawn(move || end_when_unmounted(&mountpoint));
+    }
     server.serve(s3, control).await;
     Ok(())
+}
+
+fn end_when_unmounted(mountpoint: &Path) {
+    let mut was_mounted = false;
+    loop {
+        let mounted = is_mounted(mountpoint);
+        if was_mounted && !mounted {
+            std::process::exit(0);
+        }
+        was_mounted |= mounted;
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }

@@ -8,10 +8,13 @@ use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use bytes::Bytes;
 use memmap2::Mmap;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
 use nix::sys::uio::preadv;
+
+use super::direct::DirectReader;
 
 /// Bytes of each of the two buffers of a preadv(2).
 const VECTOR_BYTES: usize = 192 << 10;
@@ -27,11 +30,13 @@ pub enum Access {
     Sendfile,
     /// preadv(2), two buffers at a time.
     Preadv,
+    /// No file at all: a GET to the test server, whose URL is the root.
+    Direct,
 }
 
 impl Access {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Mmap, Self::Sendfile, Self::Preadv];
+    /// The ways to read files.
+    pub const OF_FILES: [Self; 4] = [Self::Read, Self::Mmap, Self::Sendfile, Self::Preadv];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -40,6 +45,7 @@ impl Access {
             Self::Mmap => "mmap",
             Self::Sendfile => "sendfile",
             Self::Preadv => "preadv",
+            Self::Direct => "direct",
         }
     }
 }
@@ -49,6 +55,7 @@ pub(super) struct FileReader {
     access: Access,
     buffer: Vec<u8>,
     sink: Option<File>,
+    direct: Option<DirectReader>,
 }
 
 /// What was read.
@@ -59,6 +66,8 @@ pub(super) enum Contents<'a> {
     Mapping(Option<Mmap>),
     /// In a memfd, with a buffer to look at it.
     Sent(&'a mut File, &'a mut Vec<u8>),
+    /// From the server.
+    Received(Bytes),
 }
 
 impl Contents<'_> {
@@ -66,6 +75,7 @@ impl Contents<'_> {
     pub fn bytes(&mut self) -> io::Result<&[u8]> {
         match self {
             Self::Buffer(bytes) => Ok(bytes),
+            Self::Received(bytes) => Ok(bytes),
             Self::Mapping(map) => Ok(map.as_deref().unwrap_or_default()),
             Self::Sent(sink, buffer) => {
                 sink.seek(SeekFrom::Start(0))?;
@@ -79,14 +89,19 @@ impl Contents<'_> {
 
 impl FileReader {
     pub fn new(access: Access) -> io::Result<Self> {
-        let sink = match access {
-            Access::Sendfile => Some(File::from(memfd_create("reader", MFdFlags::MFD_CLOEXEC)?)),
-            _ => None,
-        };
-        Ok(Self { access, buffer: Vec::new(), sink })
+        let (mut sink, mut direct) = (None, None);
+        match access {
+            Access::Sendfile => sink = Some(File::from(memfd_create("reader", MFdFlags::MFD_CLOEXEC)?)),
+            Access::Direct => direct = Some(DirectReader::new()?),
+            Access::Read | Access::Mmap | Access::Preadv => {}
+        }
+        Ok(Self { access, buffer: Vec::new(), sink, direct })
     }
 
     pub fn read(&mut self, path: &Path) -> io::Result<Contents<'_>> {
+        if let Some(direct) = &mut self.direct {
+            return direct.read(path).map(Contents::Received);
+        }
         let mut file = File::open(path)?;
         let size_bytes = file.metadata()?.len() as usize;
         match self.access {
@@ -102,7 +117,7 @@ impl FileReader {
                 Ok(Contents::Buffer(&self.buffer[..read]))
             }
             Access::Mmap => map(&file, size_bytes).map(Contents::Mapping),
-            Access::Sendfile => {
+            Access::Sendfile | Access::Direct => {
                 let sink = self.sink.as_mut().expect("made for this access");
                 send_to_end(&file, sink, size_bytes)?;
                 Ok(Contents::Sent(sink, &mut self.buffer))

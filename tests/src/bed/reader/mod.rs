@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::programs::program;
 
 mod access;
+mod direct;
 mod worker;
 
 pub use access::Access;

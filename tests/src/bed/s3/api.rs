@@ -49,6 +49,12 @@ impl Buckets {
         Ok(bucket)
     }
 
+    /// Adds a bucket called `synthetic` of `files` keys without bytes.
+    pub fn add_synthetic(&self, files: u64) {
+        let bucket = Arc::new(Bucket::synthetic(files));
+        self.open.lock().expect("no panic while it is held").insert("synthetic".to_owned(), bucket);
+    }
+
     /// Walks all open buckets again.
     pub fn rescan(&self) -> io::Result<()> {
         let open = self.open.lock().expect("no panic while it is held");

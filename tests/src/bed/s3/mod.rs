@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -48,11 +49,19 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Serves the buckets that are directories of `root`.
+    /// Serves the buckets that are directories of `root`, for as long as this process lives.
     pub fn start(root: &Path, weather: &Weather) -> anyhow::Result<Self> {
+        Self::start_with(root, weather, &["--until-stdin-closes"])
+    }
+
+    /// The same with other options of `s3-origin`.
+    pub fn start_with(root: &Path, weather: &Weather, options: &[&str]) -> anyhow::Result<Self> {
         let mut child = Command::new(program("s3-origin"))
             .arg(root)
-            .args(["--weather", &serde_json::to_string(weather)?, "--until-stdin-closes"])
+            .args(["--weather", &serde_json::to_string(weather)?])
+            .args(options)
+            // A Ctrl-C is for the one who started it: a server that dies first makes its mounts fail.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

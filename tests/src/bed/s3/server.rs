@@ -50,6 +50,11 @@ impl Server {
         Ok(Arc::new(Self { buckets, s3, traffic: Traffic::default(), sky: Sky::new(weather) }))
     }
 
+    /// Adds a bucket called `synthetic` of `files` keys without bytes.
+    pub fn add_synthetic(&self, files: u64) {
+        self.buckets.add_synthetic(files);
+    }
+
     /// Serves S3 on `s3` and the steering on `control`, for ever.
     pub async fn serve(self: Arc<Self>, s3: TcpListener, control: TcpListener) {
         let steered = self.clone();
