@@ -1,2 +1,52 @@
-//! The project's own commands.
-fn main() {}
+//! The project's own commands: `cargo xtask run`, `test`, `bench`, `doctor`, `ci`.
+//!
+//! It depends on nothing of ours: it builds the other members and runs what was built.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod checks;
+mod command;
+mod paddle;
+mod run;
+mod suites;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "epochcache's own commands", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build and show the product: without arguments the demo, with arguments `epochcache mount ARGUMENTS`.
+    Run(run::Arguments),
+    /// Run every test, and say what was skipped and why.
+    Test(suites::Arguments),
+    /// Run a benchmark: epoch, list, store, ...; `report` writes docs/benchmarks.md.
+    Bench(bench::Arguments),
+    /// Say what this machine lacks, and how to get it.
+    Doctor,
+    /// Formatting, clippy, documentation, tests: what a change must pass.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Run(arguments) => run::run(&arguments),
+        Task::Test(arguments) => suites::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
+        Task::Doctor => run::doctor(),
+        Task::Ci => checks::run().and_then(|()| suites::run(&suites::Arguments::default())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

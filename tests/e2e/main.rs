@@ -1,0 +1,28 @@
+//! End to end: the daemon as a user starts it, a real mount, a real S3 server, real reading processes.
+//!
+//! Each test has its own server, cache and mountpoint. None asserts on time, except that nothing hangs.
+
+mod bad_input;
+mod epochs;
+mod failing_origin;
+mod lifecycle;
+mod limit;
+mod odd_keys;
+mod python;
+mod replaced;
+mod restart;
+mod stats;
+
+/// Ends the test, saying why, where FUSE cannot be mounted.
+macro_rules! needs_fuse {
+    () => {
+        if let Some(reason) = epochcache_tests::bed::mount::cannot_mount() {
+            println!("SKIP: {reason}");
+            return Ok(());
+        }
+    };
+}
+pub(crate) use needs_fuse;
+
+/// What a test returns: an error is shown with its causes.
+pub type Outcome = anyhow::Result<()>;

@@ -1,0 +1,98 @@
+//! One worker: its share of the permutation, file by file.
+
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use anyhow::Context;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use super::Reading;
+use super::access::FileReader;
+use crate::bed::data_set::Manifest;
+
+/// What one worker did in one epoch.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Share {
+    /// Bytes read.
+    pub bytes: u64,
+    /// Bytes that were not what they must be.
+    pub wrong_bytes: u64,
+    /// Files that could not be read.
+    pub errors: u64,
+    /// The first of the errors.
+    pub first_error: Option<String>,
+    /// Time for each file that was read: open, fstat, read to the end, close.
+    pub latencies_us: Vec<u64>,
+}
+
+/// Serves epochs, one for each number on standard input, until it closes.
+pub fn work(reading: &Reading, worker: usize) -> anyhow::Result<()> {
+    let manifest = Manifest::load(&reading.manifest)?;
+    let mut reports = std::io::stdout().lock();
+    writeln!(reports, "ready")?;
+    for line in std::io::stdin().lock().lines() {
+        let epoch = line?.trim().parse().context("an epoch is a number")?;
+        let share = read_share(reading, &manifest, worker, epoch)?;
+        serde_json::to_writer(&mut reports, &share)?;
+        writeln!(reports)?;
+        reports.flush()?;
+    }
+    Ok(())
+}
+
+/// Reads every `workers`-th file of the epoch's permutation, from the `worker`-th on.
+pub(super) fn read_share(
+    reading: &Reading,
+    manifest: &Manifest,
+    worker: usize,
+    epoch: u64,
+) -> anyhow::Result<Share> {
+    let mut share = Share::default();
+    let mut reader = FileReader::new(reading.access)?;
+    for number in permutation(manifest.files.len(), reading.seed, epoch).skip(worker).step_by(reading.workers)
+    {
+        let sample = &manifest.files[number];
+        let path = reading.root.join(&sample.path);
+        let began = Instant::now();
+        match reader.read(&path) {
+            Ok(mut file) => {
+                share.latencies_us.push(began.elapsed().as_micros() as u64);
+                let bytes = file.bytes()?;
+                share.bytes += bytes.len() as u64;
+                if reading.check {
+                    share.wrong_bytes += sample.wrong_bytes(bytes);
+                }
+            }
+            Err(error) => {
+                share.errors += 1;
+                share.first_error.get_or_insert_with(|| format!("{}: {error}", path.display()));
+            }
+        }
+    }
+    Ok(share)
+}
+
+/// The order of an epoch: the same for all workers, another in each epoch.
+fn permutation(files: usize, seed: u64, epoch: u64) -> impl Iterator<Item = usize> {
+    let mut order: Vec<usize> = (0..files).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    order.into_iter()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_have_different_orders_of_the_same_files() {
+        let first: Vec<_> = permutation(100, 1, 1).collect();
+        let mut second: Vec<_> = permutation(100, 1, 2).collect();
+        assert_ne!(first, second);
+        assert_eq!(first, permutation(100, 1, 1).collect::<Vec<_>>());
+        second.sort_unstable();
+        assert_eq!(second, (0..100).collect::<Vec<_>>());
+    }
+}
