@@ -26,6 +26,13 @@ fn is_mounted(path: &Path) -> bool {
 }
 
 #[test]
+fn a_mount_is_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    shared::<Mount>();
+    shared::<fuse_frontend::notifier::Notifier>();
+}
+
+#[test]
 fn an_unused_mount_ends_cleanly_and_twice_is_once() {
     if cannot_mount() {
         return;
@@ -162,7 +169,7 @@ fn as_nobody() -> Command {
     command.arg(
         "dir=$(mktemp -d); mknod $dir/fuse c 10 229; chmod 666 $dir/fuse; mount --bind $dir/fuse /dev/fuse
          rm -r $dir
-         exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" \"$@\"",
+         exec setpriv --reuid=65534 --regid=65534 --clear-groups env PATH=\"${CHILD_PATH-$PATH}\" \"$0\" \"$@\"",
     );
     command.arg(std::env::current_exe().unwrap());
     command
@@ -180,6 +187,7 @@ fn child_that_mounts() {
     let mountpoint = std::env::var_os("MOUNTPOINT").expect("set by the test that runs this one");
     let mut options = MountOptions::new(mountpoint, "memory:///child");
     options.allow_other = std::env::var_os("ALLOW_OTHER").is_some();
+    options.busy_grace = Duration::from_millis(100);
     match Mount::start(options, Arc::new(one_file())) {
         Ok(mount) => {
             println!("\nMOUNTED {:?} {:?}", mount.report().mounted_by, mount.report().read_ahead_kb);
@@ -265,6 +273,25 @@ fn an_ordinary_user_gets_rid_of_a_mount_in_use() {
     let line = await_line(&mut child, "UNMOUNTED");
     assert!(["UNMOUNTED Lazily", "UNMOUNTED Forced"].contains(&line.as_str()), "{line}");
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn what_is_missing_is_named_with_what_to_do() {
+    if cannot_mount() || !is_root() {
+        return;
+    }
+    let dir = mountpoint_of_nobody();
+    let mut command = as_nobody();
+    let output = child(command.env("CHILD_PATH", "/nonexistent"), dir.path()).wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("FAILED fusermount3 is missing") && text.contains("apt install fuse3"), "{text}");
+
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+    command.arg("mount -t tmpfs none /dev; exec \"$0\" \"$@\"").arg(std::env::current_exe().unwrap());
+    let output = child(&mut command, dir.path()).wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("FAILED /dev/fuse is missing") && text.contains("modprobe fuse"), "{text}");
 }
 
 #[test]
