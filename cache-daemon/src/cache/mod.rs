@@ -18,8 +18,6 @@ mod parts;
 mod read;
 mod revalidate;
 mod source;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 
