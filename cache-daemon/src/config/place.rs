@@ -84,21 +84,22 @@ impl Machine {
             io::ErrorKind::NotFound => refused("does not exist; make it with mkdir -p"),
             _ => refused(&format!("{error}; choose a directory that you can enter")),
         })?;
-        if let Some(mount) = mountinfo::mounted_at(&self.mounts, &path) {
+        // Mounts of other kinds are let be: a container's volume is one.
+        if let Some(mount) = mountinfo::mounted_at(&self.mounts, &path).filter(|mount| mount.is_fuse()) {
             let dead = matches!(mountinfo::life(&path), Ok(Life::Dead));
-            let ours = mount.fs_type == FUSE_TYPE;
-            return match (dead, ours) {
+            let shown = path.display();
+            return match (dead, mount.fs_type == FUSE_TYPE) {
                 (true, true) => Ok(path),
                 (true, false) => {
-                    Err(refused(&format!("is a dead mount of {}; detach it with umount -l", mount.fs_type)))
+                    Err(refused(&format!("is a dead mount ({}); detach it with umount -l", mount.fs_type)))
                 }
-                (false, true) => Err(refused(&format!(
-                    "already serves {}; unmount it with `cachectl umount {}`",
-                    mount.source,
-                    path.display()
-                ))),
+                (false, true) => {
+                    let what =
+                        format!("already serves {}; unmount it with `cachectl umount {shown}`", mount.source);
+                    Err(refused(&what))
+                }
                 (false, false) => Err(refused(&format!(
-                    "something is mounted there ({} {}); unmount it or choose another directory",
+                    "{} {} is mounted there; unmount it or choose another directory",
                     mount.fs_type, mount.source
                 ))),
             };
