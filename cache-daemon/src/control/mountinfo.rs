@@ -171,6 +171,29 @@ mod tests {
         assert_eq!(source("/nvmex"), Some("/dev/nvme0n1p1"));
     }
 
+    /// As the kernel escapes (fs/proc_namespace.c, show_mountinfo: mangle of blank, tab, newline, backslash, #).
+    fn escape(path: &[u8]) -> Vec<u8> {
+        let escaped = |&byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            other => vec![other],
+        };
+        path.iter().flat_map(escaped).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_mountpoint_comes_back_as_it_was(name in proptest::collection::vec(1_u8.., 0..40)) {
+            let line = [b"1 2 0:3 / /", &escape(&name)[..], b" rw - fuse.epochcache s3://b rw\n"].concat();
+            let mountpoint = PathBuf::from(OsString::from_vec([b"/", &name[..]].concat()));
+            proptest::prop_assert_eq!(&parse(&line)[0].mountpoint, &mountpoint);
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            parse(&text);
+        }
+    }
+
     /// A mount at `path` whose daemon died before it said a word; `None` where mounting is not allowed.
     fn dead_mount(path: &Path) -> Option<()> {
         use std::os::fd::AsRawFd;

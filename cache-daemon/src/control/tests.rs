@@ -160,6 +160,18 @@ fn garbage_gets_an_error_line_and_the_daemon_lives_on() {
     daemon.client().ask::<Pong>(&Request::Ping).expect("the daemon lives");
 }
 
+proptest::proptest! {
+    #[test]
+    fn whatever_is_in_a_path_stays_on_one_line_and_comes_back(path in ".*", rate in proptest::num::u64::ANY) {
+        for request in [Request::Drop { path: Some(path) }, Request::Verify { rate_bytes_per_s: Some(rate) }] {
+            let line = encode(&RequestLine { v: PROTOCOL_VERSION, request: request.clone() });
+            proptest::prop_assert_eq!(line.iter().position(|&byte| byte == b'\n'), Some(line.len() - 1));
+            let back: RequestLine = serde_json::from_slice(&line).expect("it was just encoded");
+            proptest::prop_assert_eq!(back.request, request);
+        }
+    }
+}
+
 #[test]
 fn another_version_is_told_which_cachectl_to_use() {
     let daemon = Daemon::new();
