@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
+use nix::errno::Errno;
 
 use super::place::{Machine, user_allow_other};
 use super::*;
@@ -13,7 +14,7 @@ fn machine() -> Machine {
         uid: 0,
         gid: 0,
         mounts: mountinfo::parse(b"22 1 259:1 / / rw - ext4 /dev/root rw\n"),
-        fuse_device: true,
+        fuse_device: Ok(()),
         fusermount: true,
         fuse_conf: String::new(),
     }
@@ -220,10 +221,9 @@ fn a_machine_without_fuse_names_the_package() {
     let ordinary = || Machine { uid: 1000, ..machine() };
     let refusal =
         |machine: Machine, allow| machine.can_mount(allow).expect_err("it cannot mount").to_string();
-    assert_one_line(
-        &refusal(Machine { fuse_device: false, ..machine() }, false),
-        &["modprobe fuse", "--device"],
-    );
+    let device = |errno| Machine { fuse_device: Err(errno), ..machine() };
+    assert_one_line(&refusal(device(Errno::ENOENT), false), &["modprobe fuse", "--device"]);
+    assert_one_line(&refusal(device(Errno::EACCES), false), &["chmod 0666 /dev/fuse"]);
     assert_one_line(&refusal(Machine { fusermount: false, ..ordinary() }, false), &["package fuse3"]);
     assert_one_line(&refusal(ordinary(), true), &["user_allow_other", "/etc/fuse.conf"]);
     let told = Machine { fuse_conf: "user_allow_other\n".into(), ..ordinary() };
