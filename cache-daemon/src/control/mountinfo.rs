@@ -29,6 +29,13 @@ pub struct Mount {
     pub options: String,
 }
 
+impl Mount {
+    /// Whether a daemon in user space serves it, of whatever kind.
+    pub fn is_fuse(&self) -> bool {
+        self.fs_type == "fuse" || self.fs_type == "fuseblk" || self.fs_type.starts_with("fuse.")
+    }
+}
+
 /// The mounts of this process's namespace, in the order in which they were made.
 pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
@@ -79,7 +86,7 @@ pub fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().filter(|mount| path.starts_with(&mount.mountpoint)).max_by_key(depth)
 }
 
-/// What stat(2) says of a mountpoint.
+/// Whether a mount has its daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     /// It answers.
@@ -89,11 +96,13 @@ pub enum Life {
 }
 
 /// Whether the mount at `path` answers. May wait as long as its daemon does.
+///
+/// Asks with statfs(2), the one call that the kernel never answers from a cache: attributes outlive the daemon.
 pub fn life(path: &Path) -> io::Result<Life> {
-    match nix::sys::stat::stat(path) {
+    match nix::sys::statfs::statfs(path) {
         Ok(_) => Ok(Life::Alive),
         // ECONNABORTED: the connection was aborted by hand (/sys/fs/fuse/connections/N/abort).
-        Err(Errno::ENOTCONN | Errno::ECONNABORTED) => Ok(Life::Dead),
+        Err(Errno::ENOTCONN | Errno::ECONNABORTED | Errno::ENODEV) => Ok(Life::Dead),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -160,6 +169,57 @@ mod tests {
         let source = |path: &str| mount_of(&mounts, Path::new(path)).map(|mount| mount.source.as_str());
         assert_eq!(source("/nvme/cache"), Some("/dev/nvme2n1"));
         assert_eq!(source("/nvmex"), Some("/dev/nvme0n1p1"));
+    }
+
+    /// As the kernel escapes (fs/proc_namespace.c, show_mountinfo: mangle of blank, tab, newline, backslash, #).
+    fn escape(path: &[u8]) -> Vec<u8> {
+        let escaped = |&byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            other => vec![other],
+        };
+        path.iter().flat_map(escaped).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_mountpoint_comes_back_as_it_was(name in proptest::collection::vec(1_u8.., 0..40)) {
+            let line = [b"1 2 0:3 / /", &escape(&name)[..], b" rw - fuse.epochcache s3://b rw\n"].concat();
+            let mountpoint = PathBuf::from(OsString::from_vec([b"/", &name[..]].concat()));
+            proptest::prop_assert_eq!(&parse(&line)[0].mountpoint, &mountpoint);
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            parse(&text);
+        }
+    }
+
+    /// A mount at `path` whose daemon died before it said a word; `None` where mounting is not allowed.
+    fn dead_mount(path: &Path) -> Option<()> {
+        use std::os::fd::AsRawFd;
+        let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV;
+        nix::mount::mount(Some("s3://gone"), path, Some(FUSE_TYPE), flags, Some(options.as_str())).ok()
+    }
+
+    #[test]
+    fn a_dead_mount_is_known_as_one_and_is_detached() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().canonicalize().expect("it was just made");
+        if dead_mount(&path).is_none() {
+            eprintln!("skipped: mounting needs root and /dev/fuse");
+            return;
+        }
+        let is_mounted = || mounted_at(&mounts().expect("/proc is there"), &path).cloned();
+        let found = (is_mounted(), life(&path).ok(), resolve(&path).ok());
+        let detached = detach(&path);
+        // Nothing is asserted before the mount is gone: a failure must not leave it behind.
+        detached.expect("root may");
+        let mount = found.0.expect("it was mounted");
+        assert_eq!((mount.fs_type.as_str(), mount.source.as_str()), (FUSE_TYPE, "s3://gone"));
+        assert_eq!((found.1, found.2), (Some(Life::Dead), Some(path.clone())));
+        assert_eq!((is_mounted(), life(&path).ok()), (None, Some(Life::Alive)));
     }
 
     #[test]
