@@ -105,7 +105,12 @@ fn azure(
     if options.anonymous {
         builder = builder.with_skip_signature(true);
     }
-    builder.build().map_err(|error| build_error(url, &error))
+    builder.build().map_err(|error| match build_error(url, &error) {
+        OriginError::Url { why, .. } if why.contains("Account must be specified") => OriginError::Settings(
+            format!("{url}: whose container? Set AZURE_STORAGE_ACCOUNT_NAME, or write az://container@account.dfs.core.windows.net/prefix"),
+        ),
+        error => error,
+    })
 }
 
 fn http(

@@ -265,7 +265,8 @@ fn refusal(
     if let (true, Some(region)) = (elsewhere, region.or(told.region)) {
         code = format!("{WRONG_REGION}{region}");
     }
-    let mut failure = Failure::new(cause, format!("HTTP {status} {}: {}", told.code, told.message));
+    let words = [format!("HTTP {status}"), told.code, told.message];
+    let mut failure = Failure::new(cause, words.join(" "));
     failure.code = (!code.is_empty()).then_some(code);
     failure.retry_after = retry_after;
     failure
@@ -338,5 +339,15 @@ mod tests {
         assert!(with("http://10.0.0.1", false).unwrap_err().to_string().contains("--allow-http"));
         assert!(!with("https://h", false).unwrap());
         assert!(with("h:9000", false).unwrap_err().to_string().contains("not a URL"));
+    }
+
+    #[test]
+    fn a_bucket_elsewhere_is_told_by_its_region() {
+        let body = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-1</Region></Error>";
+        assert_eq!(refusal(400, None, None, body).code.as_deref(), Some("WrongRegion:eu-1"));
+        let body = b"<Error><Code>PermanentRedirect</Code></Error>";
+        assert_eq!(refusal(301, None, Some("us-2".into()), body).code.as_deref(), Some("WrongRegion:us-2"));
+        let denied = refusal(403, None, Some("us-2".into()), b"<Error><Code>AccessDenied</Code></Error>");
+        assert_eq!((denied.cause, denied.code.as_deref()), (Cause::Denied, Some("AccessDenied")));
     }
 }
