@@ -95,15 +95,14 @@ impl Sections {
                     .error("it has only one of aws_access_key_id and aws_secret_access_key: add the other"));
             }
         };
-        if keys.is_none() && needed {
-            if let Some(elsewhere) = ELSEWHERE.iter().find(|key| self.get(key).is_some()) {
-                let why = format!(
-                    "its `{elsewhere}` is not supported: export temporary keys instead, \
-                     eval \"$(aws configure export-credentials --profile {} --format env)\"",
-                    self.profile
-                );
-                return Err(self.error(&why));
-            }
+        let elsewhere = ELSEWHERE.iter().find(|key| self.get(key).is_some());
+        if let (None, true, Some(elsewhere)) = (&keys, needed, elsewhere) {
+            let why = format!(
+                "its `{elsewhere}` is not supported: export temporary keys instead, \
+                 eval \"$(aws configure export-credentials --profile {} --format env)\"",
+                self.profile
+            );
+            return Err(self.error(&why));
         }
         Ok(AwsProfile {
             session_token: keys.as_ref().and_then(|_| self.get("aws_session_token")),
