@@ -4,6 +4,8 @@
 //! Profiles that get their credentials elsewhere (SSO, a process, an assumed role) are refused with a
 //! sentence that says how to go on, rather than ignored: the user would get "access denied" instead.
 //!
+//! The files are read once: temporary keys in them end with their session, roles and metadata do not.
+//!
 //! Precedence is that of the AWS tools: a profile named on the command line, then the environment's
 //! keys, then the profile of AWS_PROFILE or `default`. Within a profile the credentials file wins.
 

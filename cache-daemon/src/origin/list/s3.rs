@@ -224,6 +224,9 @@ impl<'a> Lister<'a> {
                 ..Query::default()
             };
             let mut page = self.page(query).await?;
+            if token.is_none() && page.entries.first().is_some_and(|first| first.key <= after) {
+                return Err(self.unreachable("it ignores start-after, which listings rely on").into());
+            }
             let is_past = |key: &str| range.last.as_deref().is_some_and(|last| key > last);
             let reached = page.reached();
             let ended = reached.as_ref().is_some_and(|reached| {
