@@ -2,8 +2,9 @@
 //!
 //! One flat listing of the prefix, never one LIST per directory. The first page is asked for alone; if
 //! more follow, up to [`PROBES_MAX`] requests with a delimiter learn the names of the directories, which
-//! become split points (without directories they are guessed, see `guess.rs`), and the parts (`split.rs`) are listed at the same time. So a listing of n keys
-//! costs about n/1000 requests, one more for each part, and the probes.
+//! become split points, and the parts (`split.rs`) are listed at the same time. Where directories are
+//! few or large, [`FLAT_PAGES`] more pages are listed and the split points guessed (`guess.rs`). So a
+//! listing of n keys costs about n/1000 requests, one more for each part, and a dozen at most to split.
 //!
 //! Keys are asked for url-encoded, because XML cannot carry control characters. Some servers
 //! (s3s-fs 0.14) repeat `EncodingType: url` without encoding anything; see [`Lister::spelling`].
