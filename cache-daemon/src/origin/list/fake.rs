@@ -34,8 +34,9 @@ pub struct Behaviour {
     pub retry_after: u32,
     /// Every so many requests, half of the body and a closed connection; 0 for never.
     pub cut_every: usize,
-    /// What every request is answered with instead.
+    /// What requests are answered with instead, after `refuse_from` proper answers.
     pub refuse_all: Option<(u16, &'static str)>,
+    pub refuse_from: usize,
 }
 
 impl Default for Behaviour {
@@ -48,6 +49,7 @@ impl Default for Behaviour {
             retry_after: 0,
             cut_every: 0,
             refuse_all: None,
+            refuse_from: 0,
         }
     }
 }
@@ -119,9 +121,9 @@ impl Fake {
         let every = |n: usize| n != 0 && number.is_multiple_of(n);
         let refuse = format!("Retry-After: {}\r\n", self.behaviour.retry_after);
         let (status, extra, body) = match self.behaviour.refuse_all {
-            Some((status, code)) => (status, refuse, error(code)),
-            None if every(self.behaviour.refuse_every) => (503, refuse, error("SlowDown")),
-            None => self.answer(&target, &headers),
+            Some((status, code)) if number > self.behaviour.refuse_from => (status, refuse, error(code)),
+            _ if every(self.behaviour.refuse_every) => (503, refuse, error("SlowDown")),
+            _ => self.answer(&target, &headers),
         };
         let mut reply =
             format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n{extra}\r\n", body.len()).into_bytes();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
+use proptest::prelude::*;
 
 use super::fake::{Behaviour, Encoding, Fake};
 use super::*;
@@ -171,6 +172,43 @@ async fn a_listing_that_fails_ends_with_the_error_that_tells_why() {
         assert_eq!(checked, listed);
         assert!(checked.contains(says) && !checked.contains('\n'), "{checked}");
         assert_eq!(fake.requests(), 2, "such answers are not asked for again");
+    }
+}
+
+#[tokio::test]
+async fn a_listing_that_breaks_off_halfway_does_not_look_complete() {
+    for refuse_from in 1..12 {
+        let behaviour =
+            Behaviour { refuse_all: Some((403, "ExpiredToken")), refuse_from, ..Behaviour::default() };
+        let fake = Fake::serve(tree(1000, 20), behaviour).await;
+        let (origin, _) = fake.origin("s3://bucket");
+        let mut pages = origin.list();
+        let mut last = None;
+        while let Some(page) = pages.recv().await {
+            assert!(!matches!(last, Some(Err(_))), "nothing follows an error");
+            last = Some(page);
+        }
+        assert!(matches!(last, Some(Err(OriginError::Denied { .. }))), "after {refuse_from} answers");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn whatever_the_keys_and_the_server_every_key_is_listed_once(
+        names in prop::collection::btree_set("([a-c0-2%+ ]{0,2}/){0,2}[a-c0-3é+% .]{1,4}", 0..120),
+        page_keys in 1_usize..25, namespace in any::<bool>(), prefix in "(set/)?",
+        encoding in prop::sample::select(vec![Encoding::Url, Encoding::Pretended, Encoding::Unknown]),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let names: Vec<_> = names.into_iter().collect();
+        let listed = runtime.block_on(async {
+            let behaviour = Behaviour { encoding, namespace, page_keys, ..Behaviour::default() };
+            let fake = Fake::serve(below(&prefix, &names), behaviour).await;
+            keys(&fake.origin(&format!("s3://bucket/{prefix}")).0).await
+        });
+        prop_assert_eq!(listed, names.into_iter().collect());
     }
 }
 
