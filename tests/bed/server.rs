@@ -119,7 +119,7 @@ async fn ranges_large_bodies_and_counters_agree() {
     let bed = Bed::new(&Weather { delay_ms: 5, ..Weather::default() });
     let store = bed.client();
     let path = Path::from("train/large");
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| ((number * 31) >> 3) as u8).collect();
     store.put(&path, bytes.clone().into()).await.unwrap();
     bed.origin.reset().unwrap();
 
