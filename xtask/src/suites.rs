@@ -180,3 +180,17 @@ fn report(outcomes: &[Outcome]) -> anyhow::Result<()> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_and_other_lines_left_alone() {
+        let mut skipped = Skipped::new();
+        let lines = ["test a ... SKIP: no fuse", "    SKIP: no fuse", "SKIP: 5 &lt; 6", "test a ... ok"];
+        let noted = lines.map(|line| note_skip(&unescaped(line), &mut skipped));
+        assert_eq!(noted, [true, true, true, false]);
+        assert_eq!(skipped, Skipped::from([("no fuse".to_owned(), 2), ("5 < 6".to_owned(), 1)]));
+    }
+}
