@@ -6,11 +6,17 @@
 
 pub mod cache;
 pub mod catalog;
+pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod daemonize;
+pub mod doctor;
+pub mod errands;
 pub mod index;
 pub mod io;
 pub mod object;
 pub mod origin;
 pub mod probe;
+pub mod signals;
 pub mod stats;
 pub mod store;

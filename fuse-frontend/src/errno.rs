@@ -17,6 +17,8 @@ impl Errno {
     pub const IO: Self = Self(libc::EIO);
     /// The version that this node names was replaced at the origin, and the bytes are not cached.
     pub const STALE: Self = Self(libc::ESTALE);
+    /// The call makes no sense for this node.
+    pub const INVAL: Self = Self(libc::EINVAL);
     /// No such attribute.
     pub const NODATA: Self = Self(libc::ENODATA);
     /// The data set is read-only.

@@ -2,7 +2,18 @@
 //!
 //! `fs.rs` only translates; everything behind the port runs unmounted. fuser's types stay in
 //! `session/` and `fs.rs`, so that a loop of our own on the same descriptor can replace them.
+//!
+//! Map: [`session::Mount`] checks the mountpoint, mounts, and serves with threads of fuser's;
+//! [`negotiate`] decides in INIT whether files are opened at all; [`notifier::Notifier`] tells the kernel
+//! what changed; [`figures`] counts what the kernel asked; [`memory`] is a source for tests.
 
 pub mod errno;
+pub mod figures;
+mod fs;
+mod inode;
+pub mod memory;
+pub mod negotiate;
+pub mod notifier;
+pub mod session;
 pub mod source;
 pub mod ticket;

@@ -50,7 +50,8 @@ pub struct Entry<'a> {
     pub name: &'a [u8],
     /// The node that it names now.
     pub attributes: Attributes,
-    /// Where to go on after this entry: passed back as `from`. Never 0.
+    /// Where to go on after this entry: passed back as `from`. Never 0, and below 2^63 - 2: it becomes the offset of
+    /// a directory stream, after those of `.` and `..`.
     pub next: u64,
 }
 
@@ -89,6 +90,9 @@ pub trait FileSource: Send + Sync + 'static {
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Attributes, Errno>;
 
     /// What stat(2) tells of `ino`: `ESTALE` if the number is not in use.
+    ///
+    /// Asked before every read as well, for the length that the answer has to have: it should cost no more than
+    /// looking into an array.
     fn attributes(&self, ino: Ino) -> Result<Attributes, Errno>;
 
     /// The kernel dropped `lookups` of its references to `ino`; at 0 the number of a replaced version may be freed.
@@ -110,7 +114,8 @@ pub trait FileSource: Send + Sync + 'static {
 
     /// Reads `len` bytes of `ino` at `offset`, and completes `ticket` then or later, on any thread.
     ///
-    /// The answer is as long as asked, or to the end of the file: a shorter one would make the kernel shrink the file.
+    /// The answer is exactly as long as asked, or to the end of the file: a shorter one would make the kernel shrink
+    /// the file, so any other length reaches the reader as `EIO`. `offset` is before the end, `len` is not 0.
     fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket);
 
     /// The value of `xattr` of `ino`: `ENODATA` where it has none.

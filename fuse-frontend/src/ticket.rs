@@ -46,3 +46,40 @@ impl Drop for ReadTicket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    /// Tells what was answered.
+    struct Told(Sender<Result<Vec<u8>, Errno>>);
+
+    impl Answer for Told {
+        fn data(self: Box<Self>, bytes: &[u8]) {
+            self.0.send(Ok(bytes.to_vec())).expect("the test listens");
+        }
+
+        fn error(self: Box<Self>, errno: Errno) {
+            self.0.send(Err(errno)).expect("the test listens");
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_answered_once_with_what_it_was_given() {
+        let (tell, told) = channel();
+        ReadTicket::new(Told(tell.clone())).data(b"bytes");
+        ReadTicket::new(Told(tell)).error(Errno::STALE);
+        assert_eq!(told.iter().collect::<Vec<_>>(), [Ok(b"bytes".to_vec()), Err(Errno::STALE)]);
+    }
+
+    #[test]
+    fn a_dropped_ticket_is_an_error_and_in_debug_builds_a_panic() {
+        let (tell, told) = channel();
+        let ticket = ReadTicket::new(Told(tell));
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(ticket)));
+        assert_eq!(dropped.is_err(), cfg!(debug_assertions));
+        assert_eq!(told.iter().collect::<Vec<_>>(), [Err(Errno::IO)]);
+    }
+}

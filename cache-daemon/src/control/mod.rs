@@ -1,1 +1,162 @@
 //! The control socket: what `cachectl` asks and the daemon answers.
+//!
+//! A Unix socket in the cache directory. One connection is one request, a line of JSON; the answer is
+//! a stream of lines, of which the last says `end` or `error`:
+//!
+//! ```text
+//! > {"v":1,"ask":"stats"}
+//! < {"v":1,"item":{...}}
+//! < {"v":1,"end":{}}
+//! ```
+//!
+//! `server` keeps hostile and forgetful clients from costing more than a slot and a few seconds,
+//! `client` is the other end, `registry` finds the daemons that run, `mountinfo` the mounts they made.
+//!
+//! Invariants
+//! - Only the daemon's user and root are answered: the socket's mode says so, and the peer is checked again.
+//! - The socket belongs to whoever holds the lock beside it; a socket without a lock is a dead daemon's.
+//! - No thread of the data path ever waits for a client.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+mod client;
+mod figures;
+pub mod mountinfo;
+mod registry;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Client, ClientError};
+pub use figures::ControlFigures;
+pub use registry::{Registration, Registry, RunningDaemon};
+pub use server::{Server, ServerError};
+
+/// The version of the protocol: raised when an old `cachectl` would misunderstand a new daemon.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The socket's name in the cache directory.
+pub const SOCKET_NAME: &str = "control.sock";
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// Whether anybody is there: one [`Pong`].
+    Ping,
+    /// One [`crate::stats::snapshot::Snapshot`].
+    Stats,
+    /// Checks every stored extent: a [`VerifyProgress`] a second, the last one with `done`.
+    Verify {
+        /// Bytes read per second at most; `None`: the daemon's own choice.
+        rate_bytes_per_s: Option<u64>,
+    },
+    /// Forgets what is stored of a path: one [`Dropped`].
+    Drop {
+        /// A file or directory, relative to the mountpoint; `None`: everything.
+        path: Option<String>,
+    },
+    /// Unmounts and ends the daemon: one [`Pong`], before it happens.
+    Umount,
+}
+
+/// The answer to [`Request::Ping`] and [`Request::Umount`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pong {
+    /// The daemon's process.
+    pub pid: u32,
+    /// Its release.
+    pub release: String,
+    /// What it serves where.
+    pub mountpoint: std::path::PathBuf,
+}
+
+/// How far a verification is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyProgress {
+    /// Extents read and compared with their checksums.
+    pub extents: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes that are to be verified in all.
+    pub total_bytes: u64,
+    /// Extents whose bytes were wrong or could not be read: dropped, and fetched again when asked for.
+    pub bad_extents: u64,
+    /// It is over.
+    pub done: bool,
+}
+
+/// What [`Request::Drop`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Objects of which something was stored.
+    pub objects: u64,
+    /// Their stored bytes.
+    pub bytes: u64,
+}
+
+/// Why the daemon does not do what it was asked, for users.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+/// Who answers: the daemon, and in tests a stand-in.
+pub trait Answers: Send + Sync + 'static {
+    /// Answers `request` by handing each item to `item`, on a thread of its own.
+    ///
+    /// `item` says whether the client is still there; after a `false` the rest is of no use to anybody.
+    fn answer(&self, request: Request, item: &mut dyn FnMut(Value) -> bool) -> Result<(), Refusal>;
+}
+
+/// A request as a line.
+#[derive(Debug, Serialize, Deserialize)]
+struct RequestLine {
+    v: u32,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// The part of a request line that every version has.
+#[derive(Debug, Deserialize)]
+struct VersionOfLine {
+    v: u32,
+}
+
+/// One line of an answer.
+#[derive(Debug, Serialize, Deserialize)]
+struct AnswerLine {
+    v: u32,
+    #[serde(flatten)]
+    answer: Answer,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Item(Value),
+    Error(String),
+    End {},
+}
+
+/// `line` as bytes with its newline.
+fn encode(line: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(line).expect("the protocol's types have string keys only");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// An open cache directory, whose socket has a short name: `sun_path` holds 108 bytes, a cache directory's path more.
+struct SocketDir(std::fs::File);
+
+impl SocketDir {
+    fn open(cache_dir: &std::path::Path) -> std::io::Result<Self> {
+        std::fs::File::open(cache_dir).map(Self)
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        use std::os::fd::AsRawFd;
+        format!("/proc/self/fd/{}/{SOCKET_NAME}", self.0.as_raw_fd()).into()
+    }
+}

@@ -53,6 +53,11 @@ impl BufferPool {
         self.shared.buffer_bytes
     }
 
+    /// Whether `buffer` is one of this pool's.
+    pub(super) fn owns(&self, buffer: &Buffer) -> bool {
+        Arc::ptr_eq(&self.shared, &buffer.shared)
+    }
+
     /// The whole mapping, for registration: address and length.
     pub fn region(&self) -> (*const u8, usize) {
         (self.shared.map.as_ptr(), self.shared.map.len())

@@ -11,11 +11,27 @@
 //!   for what the kernel holds.
 //! - Results are as the device gave them: `Err`, or a count that may be short. The callers check.
 
+use std::io;
 use std::time::Duration;
 
 mod buffer;
+mod choose;
+pub mod claim;
+#[cfg(test)]
+mod conformance;
+mod file;
+mod psync;
+pub mod sim;
+mod slots;
+mod uring;
+mod waker;
 
 pub use buffer::{Buffer, BufferPool};
+pub use choose::{EngineKind, EngineOptions, EngineReport, engine};
+pub use file::{DeviceFile, open_direct};
+pub use psync::PsyncEngine;
+pub use uring::{UringEngine, UringReport, queue_polls};
+pub use waker::Waker;
 
 /// Offsets, lengths and addresses of direct I/O are multiples of this: the largest logical block of the devices we know.
 pub const ALIGN_BYTES: usize = 4096;
@@ -23,6 +39,15 @@ pub const ALIGN_BYTES: usize = 4096;
 /// A position on a device or in a file. Never mixed with positions in objects.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DeviceOffset(pub u64);
+
+impl std::ops::Add<usize> for DeviceOffset {
+    type Output = Self;
+
+    /// The position `bytes` further on.
+    fn add(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+}
 
 /// A file that an engine knows (registered with the ring where that can be).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -32,7 +57,7 @@ pub struct FileSlot(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Token(pub u64);
 
-/// What is to be done.
+/// What is to be done. `len` is at most the buffer's.
 #[derive(Debug)]
 pub enum Operation {
     /// Fill the first `len` bytes of `buffer` from `at`.
@@ -57,13 +82,28 @@ pub enum Operation {
     Sync,
 }
 
+impl Operation {
+    /// Refuses what would read or write past its buffer, or what direct I/O cannot do.
+    ///
+    /// # Panics
+    /// On our own mistakes: a length beyond the buffer, a length or position that is not aligned.
+    fn check(&self) {
+        let (Self::Read { buffer, len, at } | Self::Write { buffer, len, at }) = self else { return };
+        assert!(*len <= buffer.len(), "an operation of {len} bytes on a buffer of {}", buffer.len());
+        assert!(
+            len.is_multiple_of(ALIGN_BYTES) && at.0.is_multiple_of(ALIGN_BYTES as u64),
+            "unaligned: {self:?}"
+        );
+    }
+}
+
 /// An operation that is over.
 #[derive(Debug)]
 pub struct Completion {
     /// Whose it is.
     pub token: Token,
     /// Bytes done (0 for a sync), possibly fewer than asked; or the device's error.
-    pub result: std::io::Result<usize>,
+    pub result: io::Result<usize>,
     /// The operation's buffer, back again.
     pub buffer: Option<Buffer>,
 }
@@ -71,9 +111,14 @@ pub struct Completion {
 /// Submits operations and collects completions; used by one thread.
 pub trait Engine: Send {
     /// Makes `file` known, for as long as the engine lives or until [`Engine::forget`].
-    fn register(&mut self, file: std::os::fd::OwnedFd) -> std::io::Result<FileSlot>;
+    ///
+    /// Fails with `Unsupported` if `file` is of the other world: a simulated one in a real engine or the reverse.
+    fn register(&mut self, file: DeviceFile) -> io::Result<FileSlot>;
 
-    /// Lets go of a file on which nothing is in flight.
+    /// Lets go of a file.
+    ///
+    /// # Panics
+    /// If something is in flight on it.
     fn forget(&mut self, slot: FileSlot);
 
     /// Takes an operation. It may start only when [`Engine::complete`] is called next: batches form by themselves.
@@ -85,8 +130,8 @@ pub trait Engine: Send {
     /// Starts what was submitted and appends what is over to `done`.
     ///
     /// Waits until there is one completion at least, the engine's [`Waker`] was used, or `timeout` is over;
-    /// a `timeout` of zero does not wait.
-    fn complete(&mut self, timeout: Duration, done: &mut Vec<Completion>) -> std::io::Result<()>;
+    /// a `timeout` of zero does not wait. May return early with nothing: callers loop anyway.
+    fn complete(&mut self, timeout: Duration, done: &mut Vec<Completion>) -> io::Result<()>;
 
     /// How many operations may be in flight.
     fn depth(&self) -> usize;
@@ -97,7 +142,3 @@ pub trait Engine: Send {
     /// Its name for users: `io_uring`, `psync`.
     fn name(&self) -> &'static str;
 }
-
-/// Wakes an engine's thread; clones wake the same one. An eventfd (eventfd(2)).
-#[derive(Clone, Debug)]
-pub struct Waker(std::sync::Arc<std::os::fd::OwnedFd>);

@@ -4,10 +4,17 @@
 //! figure is a few atomics, counted where the thing happens; a snapshot reads them all. Names are
 //! stable: they are the keys of `cachectl stats --json`.
 
+pub mod cache;
+pub mod catalog;
+pub mod origin;
+pub mod snapshot;
+pub mod store;
+
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::Serialize;
+
 
 /// A count that only grows.
 #[derive(Debug, Default)]

@@ -1,1 +1,381 @@
-//! The block store: extents in segments on local devices.
+//! The store: extents on local disks, within a hard limit, believed only after a check.
+//!
+//! Extents of objects are appended to *segments*, in a file of a directory or on a raw device; each
+//! such place is a *volume* with one writer thread and a few reader threads, each with an engine of its
+//! own. The [`Store`] is the facade: it looks an extent up, pins its segment and hands the request to a
+//! thread; the answer comes back on that thread.
+//!
+//! From the bottom: [`layout`] and [`record`] (bytes on disk), [`superblock`], [`medium`] (files and
+//! devices), [`segments`] and [`residents`] (what is where, and pinned), [`allocator`], [`in_flight`],
+//! [`health`], [`writer`], [`reader`], [`recovery`], [`open`].
+//!
+//! Invariants
+//! - A cache may always forget: every fault here is a miss or a rejected append, and a counter.
+//! - No byte is given out unchecked: identity, generation and checksum are compared after every read.
+//! - An extent is in the index only after its write completed, and leaves it before its segment is
+//!   used again; a pinned segment is not used again.
+//! - Space is reserved when the store is opened; nothing here grows later.
+
+pub mod allocator;
+mod answer;
+mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod health;
+pub mod in_flight;
+pub mod layout;
+pub mod medium;
+mod open;
+pub mod reader;
+pub mod record;
+pub mod recovery;
+pub mod residents;
+pub mod segments;
+mod share;
+pub mod superblock;
+pub mod usage;
+pub mod volume;
+pub mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+
+use self::answer::{AppendAnswer, ReadAnswer};
+pub use self::config::{Clock, StoreConfig};
+pub use self::error::StoreError;
+pub use self::layout::{DATA_BYTES_MAX, PAGE_BYTES};
+use self::medium::Medium;
+pub use self::medium::Place;
+pub use self::open::{OpenReport, VolumeReport};
+pub use self::reader::{Miss, ReadDone};
+pub use self::record::StoreUuid;
+use self::residents::Residents;
+pub use self::usage::{Usage, VolumeUsage};
+use self::volume::Volume;
+use self::writer::Covered;
+pub use self::writer::{AppendDone, Appended, Rejection, SyncFailed, WriterLimits};
+use crate::index::ExtentAddr;
+use crate::io::Waker;
+use crate::object::{ExtentKey, Fingerprint};
+use crate::stats::store::StoreFigures;
+
+/// How long a sync is waited for: the writes before it and the sync itself can each take their deadline.
+const SYNC_WAIT: Duration = Duration::from_secs(40);
+
+/// [`writer::Request::Sync`] or [`writer::Request::Close`].
+type MakeSync = fn(writer::SyncDone) -> writer::Request;
+
+/// A block store. Dropping it closes it.
+pub struct Store {
+    shared: Arc<Shared>,
+    keeper: Mutex<Option<Keeper>>,
+}
+
+/// The thread that writes checkpoints.
+struct Keeper {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+struct Shared {
+    uuid: StoreUuid,
+    volumes: Vec<Handle>,
+    residents: Arc<Residents>,
+    figures: Arc<StoreFigures>,
+    clock: Clock,
+    limit_bytes: u64,
+    checkpoint_bytes: u64,
+    state_dir: PathBuf,
+    checkpointing: Mutex<()>,
+    closed: AtomicBool,
+}
+
+/// A volume and the way to its threads.
+struct Handle {
+    volume: Arc<Volume>,
+    medium: Medium,
+    writer: Sender<writer::Request>,
+    writer_waker: Waker,
+    readers: Vec<(Sender<reader::Request>, Waker)>,
+    next_reader: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Store {
+    /// Opens the store that `config` describes, and makes it if it is not there.
+    ///
+    /// # Errors
+    /// Those that a user has to do something about. Damage is not one: what is damaged is forgotten.
+    pub fn open(config: StoreConfig, figures: Arc<StoreFigures>) -> Result<(Self, OpenReport), StoreError> {
+        let interval = config.checkpoint_interval;
+        let (shared, report) = open::open(config, figures)?;
+        let shared = Arc::new(shared);
+        let keeper = interval.map(|interval| Keeper::start(shared.clone(), interval));
+        Ok((Self { shared, keeper: Mutex::new(keeper) }, report))
+    }
+
+    /// The length of the extent's data, if the store has it.
+    pub fn contains(&self, key: &ExtentKey) -> Option<u32> {
+        self.shared.residents.get(key).map(|addr| addr.len)
+    }
+
+    /// Reads `range` of the extent's data. `done` is called once: on a reader thread with the bytes, which
+    /// are gone when it returns, or, on any thread, with the reason why there are none.
+    pub fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadDone) {
+        self.shared.read(key, range, ReadAnswer::to(done));
+    }
+
+    /// Stores an extent's data. `done` is called once, on the writer thread or on this one.
+    ///
+    /// # Panics
+    /// If `data` is empty or longer than [`DATA_BYTES_MAX`].
+    pub fn append(&self, key: ExtentKey, data: Bytes, done: AppendDone) {
+        assert!(!data.is_empty() && data.len() <= DATA_BYTES_MAX as usize, "{} bytes of data", data.len());
+        self.shared.append(key, data, AppendAnswer::to(done));
+    }
+
+    /// Forgets the first `chunks` extents of an object.
+    pub fn forget(&self, object: &Fingerprint, chunks: u32) {
+        let keys = (0..chunks).map(|chunk| ExtentKey { object: *object, chunk });
+        let forgotten = keys.filter(|key| self.shared.residents.forget(key)).count();
+        self.shared.figures.forgotten_extents.add(forgotten as u64);
+        self.shared.wake_writers();
+    }
+
+    /// Forgets all objects that `keep` says no to; how many extents that were.
+    pub fn retain(&self, keep: &dyn Fn(&Fingerprint) -> bool) -> usize {
+        let forgotten = self.shared.residents.retain(&mut |key, _| keep(&key.object));
+        self.shared.figures.forgotten_extents.add(forgotten as u64);
+        self.shared.wake_writers();
+        forgotten
+    }
+
+    /// Calls `f` with each extent and the length of its data: for scrubbing, which reads them all.
+    pub fn for_each_extent(&self, f: &mut dyn FnMut(&ExtentKey, u32)) {
+        self.shared.residents.index().for_each(&mut |key, addr: ExtentAddr| f(key, addr.len));
+    }
+
+    /// Makes every append durable that was answered before, and writes a checkpoint.
+    ///
+    /// # Errors
+    /// If a volume could not: what it lost is forgotten, the rest is durable.
+    pub fn sync(&self) -> Result<(), SyncFailed> {
+        self.shared.sync()
+    }
+
+    /// What it holds and takes.
+    pub fn usage(&self) -> Usage {
+        usage::measure(&self.shared)
+    }
+
+    /// Makes everything durable, writes a checkpoint and ends the threads. Later reads and appends are refused.
+    pub fn close(&self) {
+        if let Some(keeper) = self.keeper.lock().take() {
+            // The thread may have ended with a panic; there is nobody to tell then.
+            let _ = keeper.stop.send(());
+            let _ = keeper.thread.join();
+        }
+        self.shared.close();
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Keeper {
+    fn start(shared: Arc<Shared>, interval: Duration) -> Self {
+        let (stop, stopped) = bounded(1);
+        let run = move || {
+            let mut seen = 0;
+            while stopped.recv_timeout(interval).is_err_and(|error| error.is_timeout()) {
+                let figures = &shared.figures;
+                let changes = figures.appended_extents.get() + figures.forgotten_extents.get();
+                if changes != seen && shared.sync().is_ok() {
+                    seen = changes;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("store-keeper".to_owned()).spawn(run);
+        Self { stop, thread: thread.expect("the reader threads could be started just before") }
+    }
+}
+
+impl Shared {
+    fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadAnswer) {
+        self.figures.reads.increment();
+        let miss = |done: ReadAnswer, miss| {
+            reader::count_miss(&self.figures, miss);
+            done.give(Err(miss));
+        };
+        let Some((addr, pin)) = self.residents.pin(&key) else { return miss(done, Miss::Absent) };
+        if range.is_empty() || range.end > addr.len {
+            return miss(done, Miss::Absent);
+        }
+        let handle = self.handle(addr.segment.volume());
+        if self.closed.load(Relaxed) || !handle.volume.is_in() {
+            return miss(done, Miss::Failed);
+        }
+        let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done };
+        if let Err(refused) = handle.ask(request) {
+            let (request, why) = match refused {
+                TrySendError::Full(request) => (request, Miss::Busy),
+                TrySendError::Disconnected(request) => (request, Miss::Failed),
+            };
+            self.figures.reads_queued.sub(1);
+            miss(request.done, why);
+        }
+    }
+
+    fn append(&self, key: ExtentKey, data: Bytes, done: AppendAnswer) {
+        if self.residents.get(&key).is_some() {
+            return done.give(Appended::Stored);
+        }
+        let reject = |done: AppendAnswer, why| {
+            match why {
+                Rejection::Busy => self.figures.rejected_busy.increment(),
+                _ => self.figures.rejected_out.increment(),
+            }
+            done.give(Appended::Rejected(why));
+        };
+        if self.closed.load(Relaxed) {
+            return reject(done, Rejection::Closed);
+        }
+        let volumes = self.volumes.iter().filter(|handle| handle.volume.is_in());
+        let Some(handle) = volumes.max_by_key(|handle| handle.room_bytes()) else {
+            return reject(done, Rejection::Failed);
+        };
+        let append = writer::Append { key, data, asked: (self.clock)(), done };
+        self.figures.appends_queued.add(1);
+        match handle.writer.try_send(writer::Request::Append(append)) {
+            Ok(()) => handle.writer_waker.wake(),
+            Err(refused) => {
+                self.figures.appends_queued.sub(1);
+                let why = if refused.is_full() { Rejection::Busy } else { Rejection::Closed };
+                if let writer::Request::Append(append) = refused.into_inner() {
+                    reject(append.done, why);
+                }
+            }
+        }
+    }
+
+    /// The volume with that number. Only numbers of volumes here are in the index.
+    fn handle(&self, number: u8) -> &Handle {
+        let handle = self.volumes.iter().find(|handle| handle.volume.number == number);
+        handle.expect("the index holds extents of these volumes only")
+    }
+
+    fn wake_writers(&self) {
+        self.volumes.iter().for_each(|handle| handle.writer_waker.wake());
+    }
+
+    fn sync(&self) -> Result<(), SyncFailed> {
+        let _one_at_a_time = self.checkpointing.lock();
+        let (covered, outcome) = self.sync_volumes(writer::Request::Sync);
+        self.checkpoint(&covered);
+        outcome
+    }
+
+    /// Asks every writer for a sync, all at the same time; what those that could have made durable.
+    fn sync_volumes(&self, request: MakeSync) -> (Vec<(u8, Covered)>, Result<(), SyncFailed>) {
+        let answers: Vec<_> = self.volumes.iter().map(|handle| (handle, handle.sync(request))).collect();
+        let (mut covered, mut outcome) = (Vec::new(), Ok(()));
+        for (handle, answer) in answers {
+            // A writer that is stuck or gone has made nothing durable.
+            match answer.recv_timeout(SYNC_WAIT).unwrap_or(Err(SyncFailed)) {
+                Ok(synced) => covered.push((handle.volume.number, synced)),
+                Err(failed) => outcome = Err(failed),
+            }
+        }
+        (covered, outcome)
+    }
+
+    fn checkpoint(&self, covered: &[(u8, Covered)]) {
+        let written = checkpoint::write(
+            &self.state_dir,
+            self.uuid,
+            covered,
+            &self.residents,
+            self.checkpoint_bytes / 2,
+        );
+        match written {
+            Ok(()) => self.figures.checkpoints.increment(),
+            Err(error) => {
+                self.figures.checkpoint_failures.increment();
+                tracing::warn!(%error, "no checkpoint written: the next start reads headers instead");
+            }
+        }
+    }
+
+    fn close(&self) {
+        if self.closed.swap(true, Relaxed) {
+            return;
+        }
+        let _one_at_a_time = self.checkpointing.lock();
+        let (covered, _) = self.sync_volumes(writer::Request::Close);
+        self.checkpoint(&covered);
+        for handle in &self.volumes {
+            handle.volume.close();
+            handle.readers.iter().for_each(|(_, waker)| waker.wake());
+        }
+        for thread in self.volumes.iter().flat_map(|handle| std::mem::take(&mut *handle.threads.lock())) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
+}
+
+impl Handle {
+    /// Bytes that appends can take, those in segments included that can be reclaimed.
+    fn room_bytes(&self) -> u64 {
+        let dead = u64::from(self.volume.segments.emptied()) * u64::from(self.volume.layout.room_bytes());
+        self.volume.room_bytes.load(Relaxed) + dead
+    }
+
+    /// Hands a read to the next reader thread, or to any that has room in its queue.
+    #[expect(clippy::result_large_err, reason = "the request goes back to whoever asked")]
+    fn ask(&self, request: reader::Request) -> Result<(), TrySendError<reader::Request>> {
+        self.volume.figures.reads_queued.add(1);
+        let first = self.next_reader.fetch_add(1, Relaxed);
+        let mut refused = request;
+        for turn in 0..self.readers.len() {
+            let (queue, waker) = &self.readers[first.wrapping_add(turn) % self.readers.len()];
+            match queue.try_send(refused) {
+                Ok(()) => {
+                    waker.wake();
+                    return Ok(());
+                }
+                Err(TrySendError::Full(request)) => refused = request,
+                Err(disconnected) => return Err(disconnected),
+            }
+        }
+        Err(TrySendError::Full(refused))
+    }
+
+    /// Asks the writer for a sync, if the volume is in use.
+    fn sync(&self, request: MakeSync) -> Receiver<Result<Covered, SyncFailed>> {
+        let (done, answer) = bounded(1);
+        let done = Box::new(move |outcome| {
+            // Nobody waits any more if the sync took too long.
+            let _ = done.send(outcome);
+        });
+        if self.writer.send_timeout(request(done), SYNC_WAIT).is_ok() {
+            self.writer_waker.wake();
+        }
+        answer
+    }
+}

@@ -1,0 +1,72 @@
+//! `cachectl doctor`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use cache_daemon::control::mountinfo;
+use cache_daemon::doctor::{self, Check, State};
+
+use super::find::{self, Target};
+use super::{Verdict, table};
+
+const EXAMPLES: &str = "\
+Examples:
+  cachectl doctor                             this machine, and the cache directory of the one daemon that runs
+  cachectl doctor --cache-dir /nvme/cache     also before the first mount
+  cachectl doctor --json | jq 'select(.state != \"ok\")'
+
+States: ok; warn (works, slower or riskier); off (a feature is not there); bad (a mount will not work).
+Exit code: 0 nothing is bad, 1 something is, 2 it could not be checked.";
+
+/// `cachectl doctor`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A mount whose settings are looked at as well.
+    mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    target: Target,
+    /// Prints one JSON object a check.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
+    // Without a daemon the machine is examined all the same.
+    let daemons = find::running().unwrap_or_default();
+    let mountpoint =
+        args.mountpoint.as_ref().map(|path| mountinfo::resolve(path).unwrap_or_else(|_| path.clone()));
+    let only = match (&daemons[..], &mountpoint) {
+        ([only], None) => Some(only.clone()),
+        (all, Some(path)) => all.iter().find(|daemon| daemon.mountpoint == *path).cloned(),
+        _ => None,
+    };
+    let cache_dir = args.target.cache_dir.clone().or(only.as_ref().map(|daemon| daemon.cache_dir.clone()));
+    let mountpoint = mountpoint.or(only.map(|daemon| daemon.mountpoint));
+    let checks = doctor::examine(cache_dir.as_deref(), mountpoint.as_deref());
+    if args.json {
+        for check in &checks {
+            writeln!(out, "{}", serde_json::to_string(check)?)?;
+        }
+    } else {
+        show(out, &checks)?;
+    }
+    let bad = checks.iter().any(|check| check.state == State::Bad);
+    Ok(if bad { Verdict::Problems } else { Verdict::Well })
+}
+
+/// What is well in one line each; what is not with its effect and its cure, which need room.
+fn show(out: &mut dyn Write, checks: &[Check]) -> Result<()> {
+    let mut table = table::plain(&["STATE", "CHECK", "FOUND"]);
+    for check in checks {
+        table.add_row([check.state.to_string(), check.name.clone(), check.found.clone()]);
+    }
+    table::print(out, &table)?;
+    for check in checks.iter().filter(|check| check.state != State::Ok) {
+        writeln!(out, "\n{}: {} ({})", check.name, check.found, check.state)?;
+        writeln!(out, "    effect: {}", check.effect)?;
+        writeln!(out, "    do:     {}", check.do_what)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Fills: from the origin to the readers who wait, then to the store.
+//!
+//! The order is the promise: permits for the memory, the GET, the readers' answers, the writing. The
+//! flight ends, and the permits return, when every chunk is stored or refused.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::AcqRel};
+
+use bytes::Bytes;
+use fuse_frontend::errno::Errno;
+use fuse_frontend::source::Ino;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Cache, UNIT_BYTES, UNIT_CHUNKS, UnitKey};
+use crate::object::{CHUNK_BYTES, ExtentKey, Object};
+use crate::origin::{FetchError, RequestSource};
+use crate::store::{Appended, Rejection};
+
+impl Cache {
+    /// Fetches unit `key` of `object` in the background; its flight has been boarded.
+    pub(super) fn fetch(self: &Arc<Self>, ino: Ino, object: Arc<Object>, key: UnitKey) {
+        let cache = self.clone();
+        self.runtime.spawn(async move { cache.fill(ino, &object, key).await });
+    }
+
+    async fn fill(self: Arc<Self>, ino: Ino, object: &Object, key: UnitKey) {
+        let range = unit_range(object, key.unit);
+        let permit = self.fill_permit(range.end - range.start).await;
+        self.figures.fills_in_flight.add(1);
+        let fetched = self.origin.get(&object.key, &object.etag, range, RequestSource::Demand).await;
+        self.figures.fills_in_flight.sub(1);
+        match fetched {
+            Ok(bytes) => {
+                self.figures.fills.increment();
+                self.figures.fill_bytes.add(bytes.len() as u64);
+                self.flights.land(key, &bytes);
+                self.store_unit(object, key, &bytes, permit);
+            }
+            Err(error) => self.flights.fail(key, self.failed(ino, object, &error)),
+        }
+    }
+
+    async fn fill_permit(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let kib = bytes.div_ceil(1024) as u32;
+        self.fill_kib.clone().acquire_many_owned(kib).await.expect("the semaphore is never closed")
+    }
+
+    /// Appends the chunks of a unit. What the store refuses is not cached, and counted by the store.
+    fn store_unit(self: &Arc<Self>, object: &Object, key: UnitKey, bytes: &Bytes, permit: OwnedSemaphorePermit) {
+        let chunks = bytes.len().div_ceil(CHUNK_BYTES as usize) as u32;
+        let unit = Arc::new(Landing { cache: self.clone(), key, missing: AtomicU32::new(chunks), _permit: permit });
+        for chunk in 0..chunks {
+            let start = chunk as usize * CHUNK_BYTES as usize;
+            let end = bytes.len().min(start + CHUNK_BYTES as usize);
+            let extent = ExtentKey { object: object.fingerprint, chunk: key.unit * UNIT_CHUNKS + chunk };
+            let unit = unit.clone();
+            self.store.append(extent, bytes.slice(start..end), Box::new(move |appended| unit.appended(appended)));
+        }
+    }
+
+    /// Why `object` cannot be had, as an errno and one line in the log.
+    fn failed(&self, ino: Ino, object: &Object, error: &FetchError) -> Errno {
+        match error {
+            FetchError::Replaced | FetchError::Gone => {
+                self.figures.stale.increment();
+                tracing::info!(key = %object.key, etag = %object.etag, "replaced or removed at the origin");
+                // Full only if a thousand objects were replaced at once: the periodic listing finds the rest.
+                let _ = self.replaced.try_send(ino);
+                Errno::STALE
+            }
+            FetchError::Failed { attempts, cause } => {
+                self.figures.failed.increment();
+                tracing::warn!(key = %object.key, attempts, %cause, "cannot be read from the origin: EIO");
+                Errno::IO
+            }
+        }
+    }
+}
+
+/// A unit that has landed and is being written; the last chunk ends its flight.
+struct Landing {
+    cache: Arc<Cache>,
+    key: UnitKey,
+    missing: AtomicU32,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Landing {
+    fn appended(&self, appended: Appended) {
+        if matches!(appended, Appended::Rejected(Rejection::Full)) {
+            self.cache.figures.not_admitted.increment();
+        }
+        if self.missing.fetch_sub(1, AcqRel) == 1 {
+            self.cache.flights.end(self.key);
+        }
+    }
+}
+
+/// The bytes of unit `unit` in the object.
+fn unit_range(object: &Object, unit: u32) -> Range<u64> {
+    let start = u64::from(unit) * UNIT_BYTES;
+    start..object.size_bytes.min(start + UNIT_BYTES)
+}

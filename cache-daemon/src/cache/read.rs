@@ -1,0 +1,145 @@
+//! Reads: from a range of an object to the chunk and the tier that has it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use fuse_frontend::errno::Errno;
+use fuse_frontend::source::Ino;
+use fuse_frontend::ticket::ReadTicket;
+
+use super::flight::{Boarded, Waiter};
+use super::parts::{Sink, gathered, whole};
+use super::{Cache, UNIT_CHUNKS, UnitKey};
+use crate::object::{CHUNK_BYTES, ExtentKey, Object};
+use crate::store::Miss;
+
+/// A range within one chunk of an object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ChunkRange {
+    pub chunk: u32,
+    pub range: Range<u32>,
+}
+
+/// `len` bytes at `offset` of an object of `size_bytes`, cut at its end and at its chunks.
+pub(super) fn chunk_ranges(size_bytes: u64, offset: u64, len: u32) -> Vec<ChunkRange> {
+    let end = offset.saturating_add(u64::from(len)).min(size_bytes);
+    let mut at = offset;
+    let mut ranges = Vec::with_capacity(1);
+    while at < end {
+        let chunk = at / CHUNK_BYTES;
+        let stop = end.min((chunk + 1) * CHUNK_BYTES);
+        let base = chunk * CHUNK_BYTES;
+        // Within a chunk, so below 2^20; chunks of sizes below 2^52 fit 32 bits.
+        ranges.push(ChunkRange { chunk: chunk as u32, range: (at - base) as u32..(stop - base) as u32 });
+        at = stop;
+    }
+    ranges
+}
+
+impl Cache {
+    /// Reads `len` bytes of node `ino` at `offset` and answers `ticket`, then or later.
+    pub fn read(self: &Arc<Self>, ino: Ino, offset: u64, len: u32, ticket: ReadTicket) {
+        let Some(object) = self.catalog.object(ino) else {
+            return ticket.error(Errno::STALE);
+        };
+        self.figures.reads.increment();
+        let ranges = chunk_ranges(object.size_bytes, offset, len);
+        let sinks = match &ranges[..] {
+            [] => return ticket.data(&[]),
+            [_] => vec![whole(ticket)],
+            several => gathered(ticket, &several.iter().map(ChunkRange::len).collect::<Vec<_>>()),
+        };
+        let object = Arc::new(object);
+        for (range, sink) in ranges.into_iter().zip(sinks) {
+            self.read_chunk(ino, &object, range, sink);
+        }
+    }
+
+    fn read_chunk(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, range: ChunkRange, sink: Sink) {
+        if self.store.contains(&range.key(object)).is_some() {
+            self.read_stored(ino, object, range, sink);
+        } else {
+            self.read_absent(ino, object, range, sink);
+        }
+    }
+
+    /// The index has the chunk: reads it from the store, and fetches it if the store cannot give it.
+    fn read_stored(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, sink: Sink) {
+        let (key, range) = (wanted.key(object), wanted.range.clone());
+        let (cache, object, started) = (self.clone(), object.clone(), Instant::now());
+        let done = move |result: Result<&[u8], Miss>| match result {
+            Ok(bytes) => {
+                sink(Ok(bytes));
+                cache.figures.store_hits.increment();
+                cache.figures.store_hit_bytes.add(bytes.len() as u64);
+                cache.figures.store_latency.record(started.elapsed());
+            }
+            Err(miss) => {
+                // A fault of ours is a miss. Past the index: what it still says may be what just failed.
+                tracing::debug!(key = %object.key, ?miss, "the store did not give what its index has");
+                cache.figures.store_refusals.increment();
+                cache.board(ino, &object, wanted, sink, || false);
+            }
+        };
+        self.store.read(key, range, Box::new(done));
+    }
+
+    /// The index has not the chunk: joins the flight of its unit, or begins it.
+    fn read_absent(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, sink: Sink) {
+        let key = wanted.key(object);
+        self.board(ino, object, wanted, sink, || self.store.contains(&key).is_some());
+    }
+
+    fn board(
+        self: &Arc<Self>,
+        ino: Ino,
+        object: &Arc<Object>,
+        wanted: ChunkRange,
+        sink: Sink,
+        stored: impl FnOnce() -> bool,
+    ) {
+        let key = UnitKey { object: object.fingerprint, unit: wanted.chunk / UNIT_CHUNKS };
+        let waiter = Waiter { range: wanted.in_unit(), sink: self.timed(sink) };
+        match self.flights.board(key, waiter, stored) {
+            Boarded::First => {
+                self.figures.misses.increment();
+                self.fetch(ino, object.clone(), key);
+            }
+            Boarded::Joined => self.figures.joined.increment(),
+            Boarded::Landed(bytes, Waiter { range, sink }) => {
+                self.figures.landed_hits.increment();
+                sink(Ok(&bytes[range]));
+            }
+            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(ino, object, wanted, sink),
+        }
+    }
+
+    /// `sink`, which also counts how long the origin's bytes took to come.
+    fn timed(self: &Arc<Self>, sink: Sink) -> Sink {
+        let (figures, started) = (self.figures.clone(), Instant::now());
+        Box::new(move |result| {
+            if let Ok(bytes) = result {
+                figures.origin_read_bytes.add(bytes.len() as u64);
+            }
+            sink(result);
+            figures.origin_latency.record(started.elapsed());
+        })
+    }
+}
+
+impl ChunkRange {
+    fn len(&self) -> u32 {
+        self.range.end - self.range.start
+    }
+
+    fn key(&self, object: &Object) -> ExtentKey {
+        ExtentKey { object: object.fingerprint, chunk: self.chunk }
+    }
+
+    /// The same bytes, counted from the start of the unit that holds the chunk.
+    fn in_unit(&self) -> Range<usize> {
+        let base = (self.chunk % UNIT_CHUNKS) as usize * CHUNK_BYTES as usize;
+        base + self.range.start as usize..base + self.range.end as usize
+    }
+}

@@ -1,0 +1,194 @@
+//! The daemon, put together: what is started in which order, and ended in the reverse.
+//!
+//! Whatever can be refused is refused before the mount appears, in this order: the lock of the cache
+//! directory, the origin, the listing, the store. From then on nothing ends the daemon but a signal,
+//! `cachectl umount`, or the mount's end. The end is clean when the mount is gone, everything fetched
+//! is stored, and the store and the catalog are saved.
+
+mod early;
+mod listing;
+mod logging;
+mod parts;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use fuse_frontend::session::{Mount, Unmounted};
+use fuse_frontend::source::FileSource;
+
+use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Revalidation};
+use crate::catalog::{Change, Replacement};
+use crate::config::Config;
+use crate::control::{Registration, Registry, RunningDaemon, Server};
+use crate::signals::{self, Reason, Shutdown};
+use early::EarlySource;
+use parts::Parts;
+use status::Status;
+
+/// How long the kernel may believe names and attributes. It is told of every change that is noticed, so
+/// this only bounds what a lost notification costs.
+const TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// How long fills that are still being written hold up the end.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// How a daemon ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Unmounted, everything saved.
+    Clean,
+    /// Something could not be saved: the next start fetches it again.
+    Dirty,
+}
+
+/// Mounts what `config` says and serves it until it is unmounted. Calls `serves` once the mount answers.
+///
+/// # Errors
+/// Why it does not come to serving; nothing is mounted then.
+pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> anyhow::Result<End> {
+    logging::start(&config.process)?;
+    let shutdown = Shutdown::default();
+    let _signals = signals::listen(shutdown.clone()).context("taking signals")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(origin_threads())
+        .thread_name("origin")
+        .enable_all()
+        .build()
+        .context("starting the threads for the origin")?;
+
+    let parts = Parts::open(&config, runtime.handle())?;
+    let early = config.mount.early.then(|| Arc::new(EarlySource::new(TTL)));
+    let mut mount = None;
+    if let Some(source) = &early {
+        mount = Some(start_mount(&config, &parts, source.clone())?);
+        serves(())?;
+    }
+    let opened = match runtime.block_on(listing::catalog(&config, &parts, &shutdown)) {
+        Ok(opened) => opened,
+        Err(error) => {
+            early.inspect(|source| source.failed());
+            return Err(error);
+        }
+    };
+    let catalog = Arc::new(opened.catalog);
+    parts.keep_only(&catalog);
+    let limits = CacheLimits { fill_bytes_max: config.limits.fill_bytes_max };
+    let (cache, outdated) = Cache::new(
+        catalog.clone(),
+        parts.store.clone(),
+        parts.origin.clone(),
+        runtime.handle().clone(),
+        limits,
+        parts.figures.cache.clone(),
+    );
+    let source: Arc<dyn FileSource> = Arc::new(MountedCache::new(cache.clone(), TTL));
+    if let Some(early) = early {
+        early.serve(source);
+    } else {
+        mount = Some(start_mount(&config, &parts, source)?);
+    }
+    let mount = Arc::new(mount.expect("mounted early or just now"));
+
+    let announce = Arc::new(Kernel { mount: mount.clone() });
+    let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
+    let revalidating = runtime.spawn(revalidation.run(outdated, opened.from_snapshot));
+    let status = Arc::new(Status::new(&config, &parts, cache.clone(), mount.clone(), shutdown.clone()));
+    let mut control =
+        Server::start(&config.store.cache_dir, &config.limits, parts.figures.control.clone(), status.clone())?;
+    let registration = register(&config, &parts);
+    status.log_start();
+    if !config.mount.early {
+        serves(())?;
+    }
+
+    end_with_mount(&mount, &shutdown);
+    let reason = shutdown.wait();
+    tracing::info!(?reason, "ending");
+    let unmounted = unmount(&mount);
+    revalidating.abort();
+    control.stop();
+    drop(registration);
+    let settled = runtime.block_on(async { tokio::time::timeout(SETTLE, cache.settle()).await.is_ok() });
+    if !settled {
+        tracing::warn!("fills were still under way: what they fetched is not kept");
+    }
+    let saved = parts.close(&catalog);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(if unmounted && saved { End::Clean } else { End::Dirty })
+}
+
+/// GETs are waiting, not work: two threads carry the TLS of several GB/s, more only on machines that have them.
+fn origin_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
+fn start_mount(config: &Config, parts: &Parts, source: Arc<dyn FileSource>) -> anyhow::Result<Mount> {
+    Ok(Mount::start(parts::mount_options(config, parts.origin.url()), source)?)
+}
+
+fn register(config: &Config, parts: &Parts) -> Option<Registration> {
+    let daemon = RunningDaemon {
+        pid: std::process::id(),
+        mountpoint: config.mount.mountpoint.clone(),
+        cache_dir: config.store.cache_dir.clone(),
+        origin: parts.origin.url().to_owned(),
+    };
+    match Registry::of_user().and_then(|registry| registry.register(&daemon)) {
+        Ok(registration) => Some(registration),
+        Err(error) => {
+            tracing::warn!(%error, "not in the list of running daemons: cachectl needs --cache-dir");
+            None
+        }
+    }
+}
+
+/// Ends the daemon when somebody else ends the mount.
+fn end_with_mount(mount: &Arc<Mount>, shutdown: &Shutdown) {
+    let (mount, shutdown) = (mount.clone(), shutdown.clone());
+    let wait = move || {
+        if let Err(error) = mount.wait() {
+            tracing::error!(%error, "serving ended");
+        }
+        shutdown.begin(Reason::Unmounted);
+    };
+    std::thread::Builder::new().name("mount-end".into()).spawn(wait).expect("a thread can be started");
+}
+
+fn unmount(mount: &Mount) -> bool {
+    match mount.unmount() {
+        Ok(Unmounted::Cleanly | Unmounted::AlreadyGone) => true,
+        Ok(how) => {
+            tracing::warn!(?how, "the mount was in use: its readers got an error");
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "the mount stays: cachectl umount takes it away");
+            false
+        }
+    }
+}
+
+/// Tells the kernel what changed.
+struct Kernel {
+    mount: Arc<Mount>,
+}
+
+impl Announce for Kernel {
+    fn changed(&self, change: &Change) {
+        let notifier = self.mount.notifier();
+        let told = match change {
+            Change::Replaced(Replacement { parent, name, .. })
+            | Change::Added { parent, name, .. }
+            | Change::Removed { parent, name, .. } => {
+                // The directory's cached entries first: in between, a walk would read the old ones again.
+                notifier.node_changed(*parent).and_then(|_| notifier.entry_changed(*parent, name))
+            }
+            Change::Touched { ino } => notifier.node_changed(*ino),
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, "the kernel was not told of a change");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The lock-free part under every interleaving that the memory model allows (loom).
+//!
+//! These are the shard, the search and the bucket as they are, over loom's atomics and small tables:
+//! run by plain `cargo test`. Memory given back is modelled as a store of zero to every word, a bucket's
+//! header first: the kernel replaces the page that holds all of them, so no reader that sees one word
+//! gone can then see the old header.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use loom::sync::atomic::{AtomicU64, fence};
+use loom::thread;
+
+use super::addr::{ExtentAddr, Generation, SegmentId};
+use super::bucket::{Bucket, Key, SLOTS, Word};
+use super::shard::Shard;
+use super::table::Table;
+use crate::object::{ExtentKey, Fingerprint};
+
+impl Word for AtomicU64 {
+    fn load(&self, order: Ordering) -> u64 {
+        AtomicU64::load(self, order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        AtomicU64::store(self, value, order);
+    }
+
+    fn fence(order: Ordering) {
+        fence(order);
+    }
+}
+
+struct Modelled(Vec<Bucket<AtomicU64>>);
+
+impl Deref for Modelled {
+    type Target = [Bucket<AtomicU64>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Table for Modelled {
+    type Word = AtomicU64;
+
+    fn zeroed(buckets: usize) -> Self {
+        Self((0..buckets).map(|_| Bucket::of(|| AtomicU64::new(0))).collect())
+    }
+
+    fn release(&self) {
+        self.0.iter().for_each(Bucket::erase);
+    }
+}
+
+/// A key whose home is the first bucket of any small table, and whose tag is that of all others.
+fn key(n: u64) -> Key {
+    // The hash is the low word times an odd number: dividing by it chooses the hash.
+    let inverse = (0..6).fold(1u64, |x, _| {
+        x.wrapping_mul(2u64.wrapping_sub(x.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+    });
+    let low = n.wrapping_mul(inverse);
+    Key::new(&ExtentKey { object: Fingerprint(u128::from(low).to_le_bytes()), chunk: 0 })
+}
+
+/// Addresses whose every field is `version`, so that a torn one shows.
+fn addr(version: u32) -> ExtentAddr {
+    let (segment, generation) = (SegmentId(version), Generation(version));
+    ExtentAddr { segment, generation, offset: version, len: version }
+}
+
+fn shard(extents: u64) -> Arc<Shard<Modelled>> {
+    let shard = Shard::with_capacity(0, AtomicU64::new(0));
+    (0..extents).for_each(|n| put(&shard, n, addr(1)));
+    Arc::new(shard)
+}
+
+fn put(shard: &Shard<Modelled>, n: u64, addr: ExtentAddr) {
+    assert!(shard.update(&key(n), |_| true, Some(addr)).is_ok());
+}
+
+fn forget(shard: &Shard<Modelled>, n: u64) {
+    assert!(shard.update(&key(n), |_| true, None).is_ok());
+}
+
+fn check(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    // Tables of words make long executions; three preemptions find what more are known to find.
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 100_000;
+    builder.check(model);
+}
+
+fn version_read(shard: &Shard<Modelled>, n: u64) -> Option<u32> {
+    shard.get(&key(n)).map(|found| {
+        assert_eq!(found, addr(found.len), "torn");
+        found.len
+    })
+}
+
+#[test]
+fn replacing_is_atomic_and_slots_are_reused_safely() {
+    check(|| {
+        let shard = shard(1);
+        let writer = thread::spawn({
+            let shard = shard.clone();
+            // Three versions in turn use two slots: the third overwrites the words of the first.
+            move || (2..=3).for_each(|version| put(&shard, 0, addr(version)))
+        });
+        let first = version_read(&shard, 0).expect("it is always there");
+        let second = version_read(&shard, 0).expect("it is always there");
+        assert!(first <= second, "an older address came back");
+        writer.join().expect("the writer does not panic");
+        assert_eq!(version_read(&shard, 0), Some(3));
+    });
+}
+
+#[test]
+fn another_key_in_the_same_slot_with_the_same_tag_is_not_taken_for_it() {
+    check(|| {
+        let shard = shard(1);
+        let writer = thread::spawn({
+            let shard = shard.clone();
+            move || {
+                forget(&shard, 0);
+                put(&shard, 1, addr(7));
+            }
+        });
+        assert!(matches!(version_read(&shard, 0), None | Some(1)));
+        assert!(matches!(version_read(&shard, 1), None | Some(7)));
+        writer.join().expect("the writer does not panic");
+        assert_eq!((version_read(&shard, 0), version_read(&shard, 1)), (None, Some(7)));
+    });
+}
+
+#[test]
+fn an_extent_that_moves_between_buckets_is_never_missed() {
+    check(|| {
+        // The first bucket is full. Replacing 0 puts it into the second, replacing it again, back.
+        let shard = shard(SLOTS as u64);
+        let writer = thread::spawn({
+            let shard = shard.clone();
+            move || (2..=3).for_each(|version| put(&shard, 0, addr(version)))
+        });
+        version_read(&shard, 0).expect("it is always there");
+        writer.join().expect("the writer does not panic");
+        assert_eq!(version_read(&shard, 0), Some(3));
+        assert_eq!(shard.self_check(), Ok(()));
+    });
+}
+
+#[test]
+fn an_extent_is_never_missed_while_the_table_grows_and_the_old_one_is_erased() {
+    check(|| {
+        let most = 4 * SLOTS as u64 * 11 / 12;
+        let shard = shard(most);
+        let writer = thread::spawn({
+            let shard = shard.clone();
+            move || put(&shard, most, addr(1))
+        });
+        assert_eq!(version_read(&shard, 0), Some(1));
+        assert!(matches!(version_read(&shard, most), None | Some(1)));
+        writer.join().expect("the writer does not panic");
+        assert_eq!(version_read(&shard, most), Some(1));
+    });
+}

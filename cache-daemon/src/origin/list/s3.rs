@@ -1,0 +1,290 @@
+//! ListObjectsV2, flat and in parallel.
+//!
+//! One flat listing of the prefix, never one LIST per directory. The first page is asked for alone; if
+//! more follow, up to [`PROBES_MAX`] requests with a delimiter learn the names of the directories, which
+//! become split points, and the parts (`split.rs`) are listed at the same time. So a listing of n keys
+//! costs about n/1000 requests, one more for each part, and the probes.
+//!
+//! Keys are asked for url-encoded, because XML cannot carry control characters. Some servers
+//! (s3s-fs 0.14) repeat `EncodingType: url` without encoding anything; see [`Lister::spelling`].
+
+use std::borrow::Cow;
+use std::time::SystemTime;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use tokio::sync::OnceCell;
+
+use super::split::{self, KeyRange, PARTS_MAX};
+use super::xml::{self, Page};
+use super::{PAGE_KEYS, Pages, Stopped};
+use crate::origin::error::OriginError;
+use crate::origin::failure::{Cause, Failure};
+use crate::origin::retry::GivenUp;
+use crate::origin::s3::S3;
+use crate::origin::{Inner, Listed, etag};
+
+/// Requests with a delimiter, at most: one for the prefix, the others for its only directories
+/// (`train/`, `val/`), whose children then split better.
+const PROBES_MAX: usize = 4;
+
+/// What SigV4 leaves unencoded.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Lists one bucket's prefix.
+pub struct Lister<'a> {
+    origin: &'a Inner,
+    bucket: &'a S3,
+    spelling: OnceCell<Spelling>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spelling {
+    Encoded,
+    Plain,
+}
+
+/// One request's parameters.
+#[derive(Clone, Copy, Default)]
+struct Query<'a> {
+    prefix: &'a str,
+    start_after: &'a str,
+    token: Option<&'a str>,
+    by_directory: bool,
+    max_keys: Option<usize>,
+}
+
+impl Query<'_> {
+    fn text(&self) -> String {
+        let encoded = |text: &str| utf8_percent_encode(text, QUERY).to_string();
+        // In the order of their names, which signatures sort them by.
+        let mut query = String::new();
+        if let Some(token) = self.token {
+            query += &format!("continuation-token={}&", encoded(token));
+        }
+        if self.by_directory {
+            query += "delimiter=%2F&";
+        }
+        query += "encoding-type=url&list-type=2";
+        if let Some(max_keys) = self.max_keys {
+            query += &format!("&max-keys={max_keys}");
+        }
+        query += &format!("&prefix={}", encoded(self.prefix));
+        if !self.start_after.is_empty() && self.token.is_none() {
+            query += &format!("&start-after={}", encoded(self.start_after));
+        }
+        query
+    }
+}
+
+impl<'a> Lister<'a> {
+    /// A lister of `origin`, whose bucket is `bucket`.
+    pub fn new(origin: &'a Inner, bucket: &'a S3) -> Self {
+        Self { origin, bucket, spelling: OnceCell::new() }
+    }
+
+    /// Asks for one key: whether the bucket is there and lets us list it.
+    pub async fn check(&self) -> Result<(), OriginError> {
+        let query = Query { prefix: &self.origin.store.prefix, max_keys: Some(1), ..Query::default() };
+        self.page(query).await.map(drop)
+    }
+
+    /// Lists everything under the prefix.
+    pub async fn list(&self, pages: &Pages) -> Result<(), Stopped> {
+        let first = self.page(Query { prefix: &self.origin.store.prefix, ..Query::default() }).await?;
+        let last = first.entries.last().map(|entry| entry.key.clone());
+        let in_order = first.entries.is_sorted_by(|a, b| a.key < b.key);
+        let (token, truncated) = (first.next_token.clone(), first.truncated);
+        pages.send(self.listed(first)).await?;
+        match last {
+            _ if !truncated => Ok(()),
+            Some(last) if in_order => self.list_parts(&last, pages).await,
+            // A server with an order of its own: ranges would mean nothing to it.
+            _ => self.list_on(token.ok_or_else(|| self.no_token())?, pages).await,
+        }
+    }
+
+    async fn list_on(&self, mut token: String, pages: &Pages) -> Result<(), Stopped> {
+        loop {
+            let query = Query { prefix: &self.origin.store.prefix, token: Some(&token), ..Query::default() };
+            let mut page = self.page(query).await?;
+            let next = page.next_token.take();
+            let truncated = page.truncated;
+            pages.send(self.listed(page)).await?;
+            if !truncated {
+                return Ok(());
+            }
+            token = next.ok_or_else(|| self.no_token())?;
+        }
+    }
+
+    async fn list_parts(&self, after: &str, pages: &Pages) -> Result<(), Stopped> {
+        let points = self.directories().await?;
+        let passed = points.iter().filter(|point| point.as_str() <= after).count();
+        let parts = split::parts(points.len(), passed);
+        let ranges = split::ranges(after, points, parts);
+        tracing::debug!(url = self.origin.url, parts = ranges.len(), "listing in parallel");
+        stream::iter(ranges.into_iter().map(Ok))
+            .try_for_each_concurrent(PARTS_MAX, |range| self.list_range(range, pages))
+            .await
+    }
+
+    /// Names of directories below the prefix, whole keys ending with `/`: not all, and in no order.
+    async fn directories(&self) -> Result<Vec<String>, OriginError> {
+        let top = self.directories_below(self.origin.store.prefix.clone()).await?;
+        if top.is_empty() || top.len() >= PROBES_MAX {
+            return Ok(top);
+        }
+        let probes = stream::iter(top.clone()).map(|directory| self.directories_below(directory));
+        let children: Vec<Vec<String>> = probes.buffered(PROBES_MAX).try_collect().await?;
+        Ok(top.into_iter().chain(children.into_iter().flatten()).collect())
+    }
+
+    async fn directories_below(&self, prefix: String) -> Result<Vec<String>, OriginError> {
+        let query = Query { prefix: &prefix, by_directory: true, ..Query::default() };
+        Ok(self.page(query).await?.prefixes)
+    }
+
+    async fn list_range(&self, range: KeyRange, pages: &Pages) -> Result<(), Stopped> {
+        let mut after = range.after;
+        let mut token: Option<String> = None;
+        loop {
+            let query = Query {
+                prefix: &self.origin.store.prefix,
+                start_after: &after,
+                token: token.as_deref(),
+                ..Query::default()
+            };
+            let mut page = self.page(query).await?;
+            let reached = page.entries.last().map(|entry| entry.key.clone());
+            let is_past = |key: &str| range.last.as_deref().is_some_and(|last| key > last);
+            let done = !page.truncated || reached.as_deref().is_some_and(is_past);
+            page.entries.retain(|entry| !is_past(&entry.key));
+            token = page.next_token.take();
+            pages.send(self.listed(page)).await?;
+            if done || range.last.is_some() && range.last == reached {
+                return Ok(());
+            }
+            match reached {
+                Some(reached) if reached > after => after = reached,
+                _ if token.is_some() => {}
+                _ => return Err(self.no_token().into()),
+            }
+        }
+    }
+
+    /// One page with its keys and prefixes decoded.
+    async fn page(&self, query: Query<'_>) -> Result<Page, OriginError> {
+        let mut page = self.page_as_sent(query).await?;
+        if page.url_encoded && self.spelling(&page).await? == Spelling::Encoded {
+            for entry in &mut page.entries {
+                entry.key = self.decoded(&entry.key)?;
+            }
+            for prefix in &mut page.prefixes {
+                *prefix = self.decoded(prefix)?;
+            }
+        }
+        if page.entries.iter().any(|entry| !entry.key.starts_with(query.prefix)) {
+            return Err(self.unreachable("it lists keys that do not begin with the prefix asked for"));
+        }
+        Ok(page)
+    }
+
+    async fn page_as_sent(&self, query: Query<'_>) -> Result<Page, OriginError> {
+        let text = query.text();
+        let attempt = || async {
+            let body = self.bucket.get(&text).await?;
+            // A body cut short by a proxy is XML that ends early: worth another attempt.
+            xml::page(&body).map_err(|error| Failure::new(Cause::ShortBody, error))
+        };
+        self.origin.list_request(attempt).await.map_err(|given_up| explain(&self.origin.url, given_up))
+    }
+
+    /// Whether a page that claims to be url-encoded is.
+    ///
+    /// Most pages answer it themselves: a raw space or `%` proves that it is not, and without `%` and
+    /// `+` both readings are the same. Otherwise ask, once: list the doubtful text as a prefix. A server
+    /// that does not encode has a key that is spelt so and returns it in the same spelling; one that does
+    /// can never return it, because it would spell its `%` as `%25` and its `+` as `%2B`.
+    async fn spelling(&self, page: &Page) -> Result<Spelling, OriginError> {
+        if let Some(known) = self.spelling.get() {
+            return Ok(*known);
+        }
+        let texts = || page.entries.iter().map(|entry| &entry.key).chain(&page.prefixes);
+        if texts().any(|text| !could_be_encoded(text)) {
+            return Ok(*self.spelling.get_or_init(async || Spelling::Plain).await);
+        }
+        let Some(doubtful) = texts().find(|text| text.contains(['%', '+'])) else {
+            return Ok(Spelling::Encoded);
+        };
+        let ask = async || {
+            let query = Query { prefix: doubtful, max_keys: Some(1), ..Query::default() };
+            let answer = self.page_as_sent(query).await?;
+            let is_plain =
+                answer.entries.first().is_some_and(|entry| entry.key.starts_with(doubtful.as_str()));
+            Ok(if is_plain { Spelling::Plain } else { Spelling::Encoded })
+        };
+        self.spelling.get_or_try_init(ask).await.copied()
+    }
+
+    fn decoded(&self, text: &str) -> Result<String, OriginError> {
+        // Like a form: a space is `+`.
+        let spaced =
+            if text.contains('+') { Cow::Owned(text.replace('+', " ")) } else { Cow::Borrowed(text) };
+        let decoded = percent_decode_str(&spaced).decode_utf8();
+        decoded.map(Cow::into_owned).map_err(|_| self.unreachable("it lists a key that is not UTF-8"))
+    }
+
+    fn listed(&self, page: Page) -> Vec<Listed> {
+        debug_assert!(page.entries.len() <= PAGE_KEYS, "servers give at most 1000 keys");
+        let skip = self.origin.store.prefix.len();
+        let listed = |entry: xml::Entry| {
+            let modified = entry.modified.unwrap_or(SystemTime::UNIX_EPOCH);
+            let etag = etag::of_version(entry.etag.as_deref(), modified, entry.size_bytes);
+            Listed { key: entry.key[skip..].to_owned(), size_bytes: entry.size_bytes, modified, etag }
+        };
+        page.entries.into_iter().filter(|entry| entry.key.len() > skip).map(listed).collect()
+    }
+
+    fn no_token(&self) -> OriginError {
+        self.unreachable("its listing goes on, but it does not say how")
+    }
+
+    fn unreachable(&self, cause: &str) -> OriginError {
+        OriginError::Unreachable { url: self.origin.url.clone(), cause: cause.to_owned() }
+    }
+}
+
+/// Whether `text` can come from an encoder: printable ASCII without a space, each `%` before two digits.
+fn could_be_encoded(text: &str) -> bool {
+    let hex = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_hexdigit);
+    let bytes = text.as_bytes();
+    bytes.iter().enumerate().all(|(at, &byte)| match byte {
+        b'%' => hex(bytes.get(at + 1)) && hex(bytes.get(at + 2)),
+        _ => byte.is_ascii_graphic(),
+    })
+}
+
+/// What a bucket's refusal means to the user.
+fn explain(url: &str, given_up: GivenUp) -> OriginError {
+    use crate::origin::s3::{NO_CREDENTIALS, WRONG_REGION};
+    let GivenUp { attempts, failure: Failure { cause, message, code, .. } } = given_up;
+    let code = code.unwrap_or_default();
+    let url = url.to_owned();
+    if let Some(region) = code.strip_prefix(WRONG_REGION) {
+        return OriginError::Region { url, region: region.to_owned() };
+    }
+    match (&*code, cause) {
+        (NO_CREDENTIALS, _) => OriginError::NoCredentials {
+            url,
+            advice: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give --anonymous for a public bucket",
+            cause: message,
+        },
+        ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken", _)
+        | (_, Cause::Denied) => OriginError::Denied { url, cause: message },
+        (_, Cause::Gone) => {
+            OriginError::Missing { url, what: "the bucket".to_owned(), hint: ", --endpoint and --region" }
+        }
+        _ => OriginError::Unreachable { url, cause: format!("{message} (after {attempts} attempt(s))") },
+    }
+}

@@ -1,0 +1,25 @@
+//! The cache's figures.
+
+use crate::figures;
+
+figures! {
+    /// What the cache answered, and from where.
+    pub struct CacheFigures("cache") {
+        reads: Counter, "reads", "READ requests that reached the cache.";
+        store_hits: Counter, "reads", "Parts of reads answered from the store.";
+        store_hit_bytes: Counter, "bytes", "Bytes answered from the store.";
+        store_refusals: Counter, "reads", "Parts that the index had and the store could not give: fetched again.";
+        landed_hits: Counter, "reads", "Parts answered from bytes that were fetched and not stored yet.";
+        joined: Counter, "reads", "Parts that waited for a fetch of another reader.";
+        misses: Counter, "reads", "Parts that began a fetch from the origin.";
+        origin_read_bytes: Counter, "bytes", "Bytes answered to readers that came from the origin.";
+        fills: Counter, "fetches", "Fetches that succeeded.";
+        fill_bytes: Counter, "bytes", "Bytes fetched from the origin.";
+        fills_in_flight: Gauge, "fetches", "Fetches in flight now.";
+        not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full: it never replaces what it has.";
+        failed: Counter, "fetches", "Fetches given up after retries: their readers got EIO.";
+        stale: Counter, "fetches", "Fetches of a version that the origin no longer has: their readers got ESTALE.";
+        store_latency: Latency, "us", "From request to answer, parts answered from the store.";
+        origin_latency: Latency, "us", "From request to answer, parts that waited for the origin.";
+    }
+}

@@ -1,0 +1,49 @@
+//! Figures of the store.
+
+crate::figures! {
+    /// What the store did, and what it holds.
+    pub struct StoreFigures("store") {
+        reads: Counter, "reads", "Reads of extents asked for.";
+        hits: Counter, "reads", "Reads answered with bytes from the store.";
+        hit_bytes: Counter, "bytes", "Bytes of data in those answers.";
+        misses_absent: Counter, "reads", "Reads of extents that the store does not have.";
+        misses_corrupt: Counter, "reads", "Reads that found damage; the extent was forgotten.";
+        misses_failed: Counter, "reads", "Reads that the device failed or did not answer in time.";
+        misses_busy: Counter, "reads", "Reads refused because the queue of their volume was full.";
+        checksum_failures: Counter, "records", "Records or data blocks whose checksum, identity or generation was wrong.";
+        read_latency: Latency, "us", "From the request to the answer of reads that hit.";
+
+        appended_extents: Counter, "extents", "Extents written and indexed.";
+        appended_bytes: Counter, "bytes", "Bytes of data in them.";
+        rejected_full: Counter, "extents", "Appends refused because no segment was free.";
+        rejected_busy: Counter, "extents", "Appends refused because the queue of their volume was full.";
+        rejected_failed: Counter, "extents", "Appends that the device failed or did not finish in time.";
+        rejected_out: Counter, "extents", "Appends refused because every volume was out of use or closed.";
+        forgotten_extents: Counter, "extents", "Extents forgotten by command.";
+        poisoned_segments: Counter, "segments", "Segments dropped because a write or a sync failed.";
+        out_of_space: Counter, "errors", "Writes that failed with ENOSPC though the space was reserved.";
+        relocated_bytes: Counter, "bytes", "Bytes copied to free segments that were mostly dead.";
+
+        device_reads: Counter, "operations", "Reads of devices.";
+        device_read_bytes: Counter, "bytes", "Bytes read from devices.";
+        device_writes: Counter, "operations", "Writes to devices.";
+        device_write_bytes: Counter, "bytes", "Bytes written to devices, headers and padding included: over appended bytes this is the write amplification.";
+        device_syncs: Counter, "operations", "Syncs of devices.";
+        device_errors: Counter, "errors", "Operations that a device failed or did not answer in time.";
+        device_read_latency: Latency, "us", "Device reads.";
+        device_write_latency: Latency, "us", "Device writes.";
+        device_sync_latency: Latency, "us", "Device syncs.";
+        reads_in_flight: Gauge, "operations", "Device reads in flight.";
+        writes_in_flight: Gauge, "operations", "Device writes in flight.";
+        reads_queued: Gauge, "reads", "Reads that wait for a reader thread.";
+        appends_queued: Gauge, "extents", "Appends that wait for a writer thread.";
+
+        volumes_out: Gauge, "volumes", "Volumes out of use because their error budget is spent.";
+        volume_outages: Counter, "events", "Times that a volume went out of use.";
+        segments_reclaimed: Counter, "segments", "Dead segments that were used again.";
+        checkpoints: Counter, "checkpoints", "Checkpoints of the index written.";
+        checkpoint_failures: Counter, "checkpoints", "Checkpoints that could not be written or did not fit their allowance.";
+        recovery_latency: Latency, "us", "Opening of the store: superblocks, checkpoint and headers.";
+        recovered_extents: Counter, "extents", "Extents found when the store was opened.";
+    }
+}

@@ -1,0 +1,69 @@
+//! INIT: what we ask of the kernel, and what comes of it.
+//!
+//! What fuser 0.18 cannot ask for: a `max_readahead` above the 128 KiB that the kernel offers (the mount's BDI is raised
+//! instead, `session/readahead.rs`), a request timeout, FUSE-over-io_uring.
+
+use std::io;
+
+use fuser::{InitFlags, KernelConfig};
+
+use crate::negotiate::{Agreement, Offer, ServeMode, choose};
+
+/// INIT flags asked for beyond fuser's own (ASYNC_READ, BIG_WRITES, MAX_PAGES). READDIRPLUS_AUTO is not: it
+/// would send plain READDIRs for parts of a walk, whose names then cost a LOOKUP each. EXPORT_SUPPORT is not: a node
+/// cannot be found by its number once the kernel forgot it; NO_EXPORT_SUPPORT makes that an early error.
+const WANTED: [(InitFlags, &str); 6] = [
+    (InitFlags::FUSE_DO_READDIRPLUS, "FUSE_DO_READDIRPLUS"),
+    (InitFlags::FUSE_PARALLEL_DIROPS, "FUSE_PARALLEL_DIROPS"),
+    (InitFlags::FUSE_CACHE_SYMLINKS, "FUSE_CACHE_SYMLINKS"),
+    (InitFlags::FUSE_NO_OPEN_SUPPORT, "FUSE_NO_OPEN_SUPPORT"),
+    (InitFlags::FUSE_NO_OPENDIR_SUPPORT, "FUSE_NO_OPENDIR_SUPPORT"),
+    (InitFlags::FUSE_NO_EXPORT_SUPPORT, "FUSE_NO_EXPORT_SUPPORT"),
+];
+
+/// What INIT is to ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub serve: ServeMode,
+    pub max_read_bytes: u32,
+    pub max_background: u16,
+    pub congestion_threshold: Option<u16>,
+}
+
+/// Settles the connection's parameters in `config`.
+pub(super) fn agree(wanted: &Wanted, config: &mut KernelConfig) -> io::Result<Agreement> {
+    let offered = config.capabilities();
+    let offer = Offer {
+        no_open: offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
+        no_opendir: offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+    };
+    let (mode, mode_reason) = choose(wanted.serve, offer);
+    let missing: Vec<_> = WANTED
+        .iter()
+        .filter(|(flag, _)| config.add_capabilities(*flag).is_err())
+        .map(|&(_, name)| name)
+        .collect();
+    // fuser derives max_pages, which bounds READs, from max_write; writes never come.
+    let max_read_bytes = match offered.contains(InitFlags::FUSE_MAX_PAGES) {
+        true => wanted.max_read_bytes,
+        false => wanted.max_read_bytes.min(128 * 1024),
+    };
+    config.set_max_write(max_read_bytes).map_err(out_of_range)?;
+    config.set_max_background(wanted.max_background).map_err(out_of_range)?;
+    if let Some(threshold) = wanted.congestion_threshold {
+        config.set_congestion_threshold(threshold).map_err(out_of_range)?;
+    }
+    let version = config.kernel_abi();
+    Ok(Agreement {
+        mode,
+        mode_reason,
+        protocol: (version.0, version.1),
+        max_read_bytes,
+        max_background: wanted.max_background,
+        missing,
+    })
+}
+
+fn out_of_range<N: std::fmt::Display>(nearest: N) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("the nearest possible value is {nearest}"))
+}
