@@ -47,15 +47,26 @@ impl Cache {
     }
 
     /// Appends the chunks of a unit. What the store refuses is not cached, and counted by the store.
-    fn store_unit(self: &Arc<Self>, object: &Object, key: UnitKey, bytes: &Bytes, permit: OwnedSemaphorePermit) {
+    fn store_unit(
+        self: &Arc<Self>,
+        object: &Object,
+        key: UnitKey,
+        bytes: &Bytes,
+        permit: OwnedSemaphorePermit,
+    ) {
         let chunks = bytes.len().div_ceil(CHUNK_BYTES as usize) as u32;
-        let unit = Arc::new(Landing { cache: self.clone(), key, missing: AtomicU32::new(chunks), _permit: permit });
+        let unit =
+            Arc::new(Landing { cache: self.clone(), key, missing: AtomicU32::new(chunks), _permit: permit });
         for chunk in 0..chunks {
             let start = chunk as usize * CHUNK_BYTES as usize;
             let end = bytes.len().min(start + CHUNK_BYTES as usize);
             let extent = ExtentKey { object: object.fingerprint, chunk: key.unit * UNIT_CHUNKS + chunk };
             let unit = unit.clone();
-            self.store.append(extent, bytes.slice(start..end), Box::new(move |appended| unit.appended(appended)));
+            self.store.append(
+                extent,
+                bytes.slice(start..end),
+                Box::new(move |appended| unit.appended(appended)),
+            );
         }
     }
 

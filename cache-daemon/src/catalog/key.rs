@@ -12,6 +12,8 @@
 //!
 //! Whatever is hidden is counted by reason; nothing about a key is ever an error.
 
+use std::fmt;
+
 use crate::object::CHUNK_BYTES;
 
 /// The longest name: `NAME_MAX` of Linux (`include/uapi/linux/limits.h`), which every reader's libc relies on.
@@ -58,7 +60,23 @@ impl HiddenReason {
     ];
 }
 
-/// How many keys are hidden, by reason.
+impl fmt::Display for HiddenReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EmptyName => "with an empty name (a//b)",
+            Self::DotName => "with a name . or ..",
+            Self::NulByte => "with a NUL byte",
+            Self::NameTooLong => "with a name of more than 255 bytes",
+            Self::ObjectTooLarge => "of 4 PiB or more",
+            Self::BesideDirectory => "beside a directory of the same name",
+            Self::MarkerContent => "of directories (a/) that hold bytes",
+            Self::ListedTwice => "listed more than once",
+            Self::CatalogFull => "beyond what a catalog can hold",
+        })
+    }
+}
+
+/// How many keys are hidden, by reason. Displayed as the end of a sentence that begins "hidden keys: ".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HiddenCounts([u64; HiddenReason::ALL.len()]);
 
@@ -80,6 +98,15 @@ impl HiddenCounts {
     /// The reasons that occurred, with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (HiddenReason, u64)> + '_ {
         HiddenReason::ALL.into_iter().map(|reason| (reason, self.get(reason))).filter(|&(_, count)| count > 0)
+    }
+}
+
+impl fmt::Display for HiddenCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (reason, count)) in self.iter().enumerate() {
+            write!(f, "{}{count} {reason}", if place == 0 { "" } else { ", " })?;
+        }
+        Ok(())
     }
 }
 
@@ -136,5 +163,6 @@ mod tests {
         }
         assert_eq!(counts.iter().count(), HiddenReason::ALL.len());
         assert_eq!((counts.get(HiddenReason::CatalogFull), counts.total()), (9, 45));
+        assert!(counts.to_string().starts_with("1 with an empty name (a//b), 2 with a name . or .., 3 "));
     }
 }

@@ -45,9 +45,7 @@ fn snapshot(path: &Path, origin: &str) -> anyhow::Result<Option<Catalog>> {
             tracing::info!("the cache directory served another data set before: its bytes give way");
             Ok(None)
         }
-        Err(error @ SnapshotError::Newer { .. }) => {
-            Err(error).with_context(|| format!("{}", path.display()))
-        }
+        Err(error @ SnapshotError::Newer { .. }) => Err(error).with_context(|| format!("{}", path.display())),
         Err(error) => {
             tracing::warn!(%error, path = %path.display(), "the catalog's snapshot cannot be used: listing again");
             Ok(None)
@@ -75,7 +73,10 @@ async fn listed(parts: &Parts, shutdown: &Shutdown) -> anyhow::Result<Catalog> {
     parts.figures.catalog.listed(&report, began.elapsed());
     tracing::info!(files = report.files, bytes = report.bytes, seconds, "listed");
     if report.hidden.total() > 0 {
-        tracing::warn!(hidden = report.hidden.total(), "keys that cannot be file names are not shown; see `cachectl stats`");
+        tracing::warn!(
+            hidden = report.hidden.total(),
+            "keys that cannot be file names are not shown; see `cachectl stats`"
+        );
     }
     Ok(catalog)
 }

@@ -88,7 +88,7 @@ fn origin_options(config: &Config) -> OriginOptions {
     OriginOptions {
         endpoint: origin.endpoint.clone(),
         region: origin.region.clone(),
-        path_style: origin.path_style.then_some(true),
+        path_style: origin.path_style,
         allow_http: origin.allow_http,
         anonymous: origin.anonymous,
         profile: origin.profile.clone(),

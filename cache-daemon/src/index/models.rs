@@ -57,9 +57,8 @@ impl Table for Modelled {
 /// A key whose home is the first bucket of any small table, and whose tag is that of all others.
 fn key(n: u64) -> Key {
     // The hash is the low word times an odd number: dividing by it chooses the hash.
-    let inverse = (0..6).fold(1u64, |x, _| {
-        x.wrapping_mul(2u64.wrapping_sub(x.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-    });
+    let inverse =
+        (0..6).fold(1u64, |x, _| x.wrapping_mul(2u64.wrapping_sub(x.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
     let low = n.wrapping_mul(inverse);
     Key::new(&ExtentKey { object: Fingerprint(u128::from(low).to_le_bytes()), chunk: 0 })
 }

@@ -4,6 +4,8 @@
 //! Profiles that get their credentials elsewhere (SSO, a process, an assumed role) are refused with a
 //! sentence that says how to go on, rather than ignored: the user would get "access denied" instead.
 //!
+//! The files are read once: temporary keys in them end with their session, roles and metadata do not.
+//!
 //! Precedence is that of the AWS tools: a profile named on the command line, then the environment's
 //! keys, then the profile of AWS_PROFILE or `default`. Within a profile the credentials file wins.
 
@@ -95,15 +97,14 @@ impl Sections {
                     .error("it has only one of aws_access_key_id and aws_secret_access_key: add the other"));
             }
         };
-        if keys.is_none() && needed {
-            if let Some(elsewhere) = ELSEWHERE.iter().find(|key| self.get(key).is_some()) {
-                let why = format!(
-                    "its `{elsewhere}` is not supported: export temporary keys instead, \
-                     eval \"$(aws configure export-credentials --profile {} --format env)\"",
-                    self.profile
-                );
-                return Err(self.error(&why));
-            }
+        let elsewhere = ELSEWHERE.iter().find(|key| self.get(key).is_some());
+        if let (None, true, Some(elsewhere)) = (&keys, needed, elsewhere) {
+            let why = format!(
+                "its `{elsewhere}` is not supported: export temporary keys instead, \
+                 eval \"$(aws configure export-credentials --profile {} --format env)\"",
+                self.profile
+            );
+            return Err(self.error(&why));
         }
         Ok(AwsProfile {
             session_token: keys.as_ref().and_then(|_| self.get("aws_session_token")),

@@ -140,8 +140,16 @@ pub struct Listed {
     pub size_bytes: u64,
     /// When it was written.
     pub modified: SystemTime,
-    /// Its version.
+    /// Its version. Made of `modified` and `size_bytes` if the listing has no ETags.
     pub etag: Etag,
+}
+
+impl Listed {
+    /// Whether this is version `etag` of the object. Not the same as equal ETags: some servers have
+    /// them in the replies to HEAD but not in their listings.
+    pub fn is_version(&self, etag: &Etag) -> bool {
+        etag::is_version(etag, Some(self.etag.as_str()), self.modified, self.size_bytes)
+    }
 }
 
 /// The object store of one data set. Cheap to clone.

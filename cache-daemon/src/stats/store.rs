@@ -1,5 +1,7 @@
 //! Figures of the store.
 
+use super::Description;
+
 crate::figures! {
     /// What the store did, and what it holds.
     pub struct StoreFigures("store") {
@@ -47,3 +49,26 @@ crate::figures! {
         recovered_extents: Counter, "extents", "Extents found when the store was opened.";
     }
 }
+
+/// Occupancy, which is measured when it is asked for: limit, used, live, extents, index, free segments, segments.
+pub const USAGE: [Description; 7] = [
+    Description {
+        name: "store_limit_bytes",
+        unit: "bytes",
+        meaning: "The limit on everything on disk: --cache-size.",
+    },
+    Description {
+        name: "store_used_bytes",
+        unit: "bytes",
+        meaning: "What volumes and checkpoints take on disk, in blocks.",
+    },
+    Description {
+        name: "store_live_bytes",
+        unit: "bytes",
+        meaning: "Bytes on disk of extents that can be read.",
+    },
+    Description { name: "store_extents", unit: "extents", meaning: "Extents that can be read." },
+    Description { name: "store_index_bytes", unit: "bytes", meaning: "Memory of the index." },
+    Description { name: "store_free_segments", unit: "segments", meaning: "Segments that nothing is in." },
+    Description { name: "store_segments", unit: "segments", meaning: "Segments of all volumes." },
+];

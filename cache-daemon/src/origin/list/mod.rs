@@ -15,6 +15,7 @@
 //! relies on it, so every way out of a lister that is not completion sends an error.
 
 pub mod directory;
+mod guess;
 pub mod other;
 pub mod s3;
 pub mod split;
