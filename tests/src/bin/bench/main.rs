@@ -10,6 +10,7 @@ mod epoch;
 mod list;
 mod machine;
 mod pairs;
+mod plot;
 mod report;
 mod row;
 
