@@ -150,7 +150,7 @@ mod tests {
         ] {
             assert_eq!(check_names(key), Err(reason), "{key:?}");
         }
-        for key in ["", "a", "a/", "a/b", "...", "a/.b", "\u{fe}\\ \n*", &long[1..]] {
+        for key in ["", "a", "a/", "a/b", "...", "a/.b", "\u{fe}\\ *", &long[1..]] {
             assert_eq!(check_names(key), Ok(()), "{key:?}");
         }
     }
