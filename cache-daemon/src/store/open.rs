@@ -78,9 +78,9 @@ struct Candidate {
 }
 
 /// A volume whose content is known.
-struct Recovered {
-    allocator: Allocator,
-    tail: Option<(u32, u32)>,
+pub(super) struct Recovered {
+    pub(super) allocator: Allocator,
+    pub(super) tail: Option<(u32, u32)>,
     given_up: u32,
 }
 
@@ -163,7 +163,7 @@ pub(super) fn open(
 impl Candidate {
     fn open(place: &Place, format: bool) -> Result<Self, StoreError> {
         let medium = Medium::open(place, format)?;
-        let has_superblocks = medium.length_bytes()? >= u64::from(2 * PAGE_BYTES);
+        let has_superblocks = medium.length_bytes()? >= LEAD_BYTES;
         let found = match has_superblocks && !format {
             true => Superblock::load(medium.file()).map_err(|error| StoreError::io(place, "read", error))?,
             false => Found::Nothing,
@@ -393,7 +393,7 @@ fn settle(
 }
 
 /// The allocator for the segments `kept`, and where appending goes on.
-fn sort_segments(
+pub(super) fn sort_segments(
     volume: &Volume,
     superblock: &Superblock,
     kept: impl Iterator<Item = u32>,

@@ -1,4 +1,4 @@
-//! The superblock: what a volume is, written twice at its beginning.
+//! The superblock: what a volume is, written twice in front of its segments.
 //!
 //! It changes when the volume is formatted or resized and when the store needs more generations: it
 //! holds the first generation that was never given to a segment. Generations must not repeat, or an
@@ -40,7 +40,7 @@ pub struct Superblock {
     pub sequence: u64,
 }
 
-/// What the first pages of a volume say.
+/// What is where the superblocks of a volume are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A volume of ours.
@@ -112,12 +112,23 @@ impl Superblock {
         Ok(())
     }
 
-    /// What the first pages of `file` say, blocking.
+    /// What the two copies in `file` say, blocking.
     pub fn load(file: &DeviceFile) -> io::Result<Found> {
-        let mut pages = BufferPool::new(1, 2 * PAGE_BYTES as usize)?.take().expect("it has one buffer");
-        file.read_exact_at(&mut pages, SUPERBLOCKS[0])?;
-        let (first, second) = pages.split_at(PAGE_BYTES as usize);
-        Ok(Self::find([first, second]))
+        let pool = BufferPool::new(2, PAGE_BYTES as usize)?;
+        let mut pages = [(); 2].map(|()| pool.take().expect("it has two buffers"));
+        let mut failed = None;
+        for (page, at) in pages.iter_mut().zip(SUPERBLOCKS) {
+            if let Err(error) = file.read_exact_at(page, at) {
+                // The other copy may do.
+                page.fill(0);
+                failed = Some(error);
+            }
+        }
+        let found = Self::find([&pages[0], &pages[1]]);
+        match failed {
+            Some(error) if found == Found::Nothing => Err(error),
+            _ => Ok(found),
+        }
     }
 
     /// Whether `page` holds a superblock of this volume.
@@ -125,7 +136,7 @@ impl Superblock {
         matches!(Self::read(page), Found::Ours(found) if (found.store, found.volume) == (self.store, self.volume))
     }
 
-    /// What the two copies at the beginning of a volume say.
+    /// What the two copies of a volume say.
     pub fn find(copies: [&[u8]; 2]) -> Found {
         let copies = copies.map(Self::read);
         let ours = copies.iter().filter_map(|copy| match copy {

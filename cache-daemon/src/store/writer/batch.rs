@@ -121,9 +121,4 @@ impl Batch {
         };
         (operation, written)
     }
-
-    /// Whom to tell that it will not be written.
-    pub(super) fn into_appends(self) -> impl Iterator<Item = AppendAnswer> {
-        self.extents.into_iter().map(|extent| extent.done)
-    }
 }

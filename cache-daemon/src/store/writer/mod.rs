@@ -13,10 +13,8 @@
 mod batch;
 mod unsynced;
 
-#[cfg(test)]
-mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -161,6 +159,9 @@ pub struct Writer {
     allocator: Allocator,
     open: Option<Open>,
     batch: Option<Batch>,
+    /// What is packed or in flight. An extent is written once: a second copy, torn by a power cut, would
+    /// hide the first from recovery.
+    packed: HashSet<ExtentKey>,
     /// Taken from the channel, but there was no buffer for it.
     waiting: Option<Append>,
     /// Syncs asked for: nothing more is taken until they are done.
@@ -197,6 +198,7 @@ impl Writer {
             allocator,
             open,
             batch: None,
+            packed: HashSet::new(),
             waiting: None,
             syncs: Vec::new(),
             in_flight: InFlight::new(limits.deadline),
@@ -308,13 +310,23 @@ impl Writer {
             self.reject(append.done, Rejection::Failed);
             return Ok(());
         }
+        if self.volume.residents.get(&append.key).is_some() {
+            append.done.give(Appended::Stored);
+            return Ok(());
+        }
+        if self.packed.contains(&append.key) {
+            self.reject(append.done, Rejection::Busy);
+            return Ok(());
+        }
         let bytes = extent_bytes(append.data.len() as u32);
         if self.batch.as_ref().is_some_and(|batch| !batch.has_room(bytes)) {
             self.write_batch(now);
         }
-        if self.open.as_ref().is_some_and(|open| !open.has_room(bytes, &self.volume.layout)) {
-            self.write_batch(now);
-            self.seal();
+        let fits = self.open.as_ref().is_some_and(|open| open.has_room(bytes, &self.volume.layout));
+        // The open segment stays open if there is no other: what is smaller may still fit.
+        if !fits && !self.next_segment(bytes, now) {
+            self.reject(append.done, Rejection::Full);
+            return Ok(());
         }
         let buffer = match &self.batch {
             Some(_) => None,
@@ -323,15 +335,12 @@ impl Writer {
                 None => return Err(append),
             },
         };
-        if self.open.is_none() && !self.open_segment(bytes, now) {
-            self.reject(append.done, Rejection::Full);
-            return Ok(());
-        }
         let open = self.open.as_mut().expect("there is one or was made one above");
         if let Some(buffer) = buffer {
             self.batch = Some(Batch::begin(&self.volume, open, buffer));
         }
         let batch = self.batch.as_mut().expect("there was one or was made one above");
+        self.packed.insert(append.key);
         batch.push(&self.volume, open, append);
         Ok(())
     }
@@ -346,20 +355,17 @@ impl Writer {
         self.disk.pool.take()
     }
 
-    /// Begins a segment that takes an extent of `bytes`: whether there was a free one.
-    fn open_segment(&mut self, bytes: u32, now: Instant) -> bool {
-        if bytes > self.volume.layout.room_bytes() {
-            return false;
-        }
+    /// Seals the open segment and begins one that takes an extent of `bytes`: whether there was a free one.
+    fn next_segment(&mut self, bytes: u32, now: Instant) -> bool {
         self.reclaim();
-        if !self.have_generations(now) {
+        if bytes > self.volume.layout.room_bytes() || !self.have_generations(now) {
             return false;
         }
-        self.open = self
-            .allocator
-            .take(&self.volume.segments)
-            .map(|(segment, generation)| Open::fresh(segment, generation));
-        self.open.is_some()
+        let Some((segment, generation)) = self.allocator.take(&self.volume.segments) else { return false };
+        self.write_batch(now);
+        self.seal();
+        self.open = Some(Open::fresh(segment, generation));
+        true
     }
 
     fn reclaim(&mut self) {
@@ -493,6 +499,7 @@ impl Writer {
         figures.device_write_bytes.add(u64::from(written.bytes));
         for extent in written.extents {
             self.volume.residents.insert(extent.key, extent.addr);
+            self.packed.remove(&extent.key);
             figures.appended_extents.increment();
             figures.appended_bytes.add(u64::from(extent.addr.len));
             extent.done.give(Appended::Stored);
@@ -538,7 +545,7 @@ impl Writer {
         if self.open.as_ref().is_some_and(|open| open.segment == segment) {
             self.open = None;
             if let Some(batch) = self.batch.take() {
-                batch.into_appends().for_each(|done| self.reject(done, Rejection::Failed));
+                self.reject_all(batch.into_operation(&self.volume).1);
             }
         }
         self.allocator.retire(segment, &self.volume.segments);
@@ -562,8 +569,11 @@ impl Writer {
         }
     }
 
-    fn reject_all(&self, written: Written) {
-        written.extents.into_iter().for_each(|extent| self.reject(extent.done, Rejection::Failed));
+    fn reject_all(&mut self, written: Written) {
+        for extent in written.extents {
+            self.packed.remove(&extent.key);
+            self.reject(extent.done, Rejection::Failed);
+        }
     }
 
     fn reject(&self, done: AppendAnswer, why: Rejection) {

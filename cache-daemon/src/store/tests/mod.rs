@@ -1,4 +1,9 @@
-//! The store as a whole, on files: what it promises to the cache.
+//! The store as a whole, on files: what it promises to the cache. On simulated devices: [`rig`].
+
+mod crash;
+mod damage;
+mod model;
+mod rig;
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -173,7 +178,7 @@ fn bad_configurations_say_what_is_needed() {
     let path = newer.dir.path().join(medium::FILE_NAME);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8] = 99;
-    bytes[4096 + 8] = 99;
+    bytes[layout::LEAD_BYTES as usize / 2 + 8] = 99;
     std::fs::write(&path, bytes).unwrap();
     assert!(matches!(fails(newer.config(8 << 20)), StoreError::Newer { found: 99, .. }));
     let formatted = StoreConfig { format: true, ..newer.config(8 << 20) };
