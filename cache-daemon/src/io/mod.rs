@@ -4,6 +4,14 @@
 //! completed, in any order. `uring` is the engine; `psync` stands in where a kernel or a container has
 //! no io_uring; `sim` is a device that lies, stalls and loses power from a seed.
 //!
+//! The map
+//! - [`choose`]: which engine, and the report of why; [`uring`], [`psync`], [`sim`]: the engines;
+//!   `conformance` tests them all.
+//! - [`buffer`]: memory for direct I/O; [`file`]: what engines read and write, real or simulated;
+//!   [`slots`]: the files of one engine; [`waker`]: how other threads end a wait.
+//! - [`claim`]: takes a device or a directory for this daemon alone; [`maintenance`]: the rare calls,
+//!   through tokio-uring.
+//!
 //! Invariants
 //! - A buffer belongs to its operation from `submit` until its completion is taken, even if nobody
 //!   wants the result any more.
@@ -16,9 +24,11 @@ use std::time::Duration;
 
 mod buffer;
 mod choose;
+pub mod claim;
 #[cfg(test)]
 mod conformance;
 mod file;
+mod maintenance;
 mod psync;
 pub mod sim;
 mod slots;
@@ -28,6 +38,7 @@ mod waker;
 pub use buffer::{Buffer, BufferPool};
 pub use choose::{EngineKind, EngineOptions, EngineReport, engine};
 pub use file::{DeviceFile, open_direct};
+pub use maintenance::Maintenance;
 pub use psync::PsyncEngine;
 pub use uring::{UringEngine, UringReport, queue_polls};
 pub use waker::Waker;

@@ -67,6 +67,8 @@ pub struct UringEngine {
     timespec: Box<Timespec>,
     /// Being dropped: nothing is submitted again.
     closing: bool,
+    /// Room for what the kernel has completed, kept between calls.
+    reaped: Vec<(u64, i32)>,
     /// Over already: what an IOPOLL ring cannot do and `submit` did itself.
     over: Vec<Completion>,
 }
@@ -105,6 +107,7 @@ impl UringEngine {
             timeout_armed: false,
             timespec: Box::default(),
             closing: false,
+            reaped: Vec::new(),
             over: Vec::new(),
         })
     }
@@ -229,9 +232,9 @@ impl UringEngine {
         done.append(&mut self.over);
         let mut woken = false;
         let mut again = Vec::new();
-        let completions: Vec<(u64, i32)> =
-            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
-        for (user_data, result) in completions {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        reaped.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+        for (user_data, result) in reaped.drain(..) {
             match user_data {
                 WAKE => {
                     self.wake_armed = false;
@@ -243,6 +246,7 @@ impl UringEngine {
                 place => done.push(self.finish(place as u32, result)),
             }
         }
+        self.reaped = reaped;
         for place in again {
             let entry = self.entry(place);
             self.push(&entry);
@@ -314,11 +318,11 @@ impl Engine for UringEngine {
         if self.options.iopoll {
             return self.poll_device(timeout, done);
         }
-        self.arm_wake();
-        if timeout.is_zero() {
-            self.enter(0, timeout)?;
-        } else {
+        if !timeout.is_zero() {
+            self.arm_wake();
             self.enter(1, timeout)?;
+        } else if self.slab.in_flight() > 0 {
+            self.enter(0, timeout)?;
         }
         self.reap(done);
         Ok(())
