@@ -79,7 +79,9 @@ fn check_recovered(rig: &mut Rig, durable: &BTreeSet<u64>, told: &str) {
     for key in rig.keys() {
         match rig.get(key, None) {
             Ok(bytes) => assert!(bytes == data_of(key), "{told}: wrong bytes for {key}"),
-            Err(miss) => assert!(!durable.contains(&key), "{told}: {key} was durable and reading says {miss}"),
+            Err(miss) => {
+                assert!(!durable.contains(&key), "{told}: {key} was durable and reading says {miss}")
+            }
         }
     }
 }

@@ -4,20 +4,21 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::*;
-use super::rig::{LAYOUT, Rig, data_of, format};
+use super::rig::{LARGE, Rig, data_of, format_as};
 use crate::io::DeviceOffset;
-use crate::store::layout::Span;
+use crate::store::layout::{Layout, Span};
 use crate::store::record::EXTENT_HEADER_BYTES;
 
 const SECTOR_BYTES: usize = 512;
 
 fn filled(seed: u64) -> (Rig, Vec<u64>) {
-    let mut rig = Rig::open(format(seed), None, seed);
-    // Not all of them fit.
-    (0..100).for_each(|key| drop(rig.put(key)));
+    let layout = Layout { segment_bytes: 512 << 10, segments: 4 };
+    let mut rig = Rig::open(format_as(seed, layout), None, seed);
+    for key in (0..40).chain(LARGE..LARGE + 8) {
+        assert_eq!(rig.put(key), Appended::Stored);
+    }
     rig.sync().unwrap();
     let keys = rig.keys();
-    assert!(keys.len() > 20, "{}", keys.len());
     (rig, keys)
 }
 
@@ -91,8 +92,8 @@ fn swap(rig: &mut Rig, keys: &[u64], rng: &mut SmallRng, told: &str) {
     let key = keys[rng.random_range(0..keys.len())];
     let (at, bytes) = rig.place(key);
     let here = at + rng.random_range(0..u64::from(bytes).div_ceil(unit as u64)) * unit as u64;
-    let start = LAYOUT.segment_at(0).0;
-    let units = (LAYOUT.volume_bytes() - start) / unit as u64;
+    let start = rig.volume.layout.segment_at(0).0;
+    let units = (rig.volume.layout.volume_bytes() - start) / unit as u64;
     let there = start + rng.random_range(0..units) * unit as u64;
     let (mine, other) = (on_device(rig, here, unit), on_device(rig, there, unit));
     let Some(first) = mine.iter().zip(&other).position(|(mine, other)| mine != other) else { return };

@@ -80,7 +80,11 @@ impl Model {
             }
             Step::Retain(modulus) => {
                 let kept = |key: &u64| key.is_multiple_of(modulus);
-                self.rig.keys().into_iter().filter(|key| !kept(key)).for_each(|key| drop(self.rig.forget(key)));
+                self.rig
+                    .keys()
+                    .into_iter()
+                    .filter(|key| !kept(key))
+                    .for_each(|key| drop(self.rig.forget(key)));
                 self.known.retain(|key, _| kept(key));
             }
             Step::Sync => self.sync()?,
@@ -97,7 +101,9 @@ impl Model {
     fn append(&mut self, key: u64) -> Result<(), TestCaseError> {
         match self.rig.put(key) {
             Appended::Stored => drop(self.known.insert(key, Known::Stored { durable: false })),
-            Appended::Rejected(Rejection::Full) => prop_assert!(self.rig.volume.room_bytes.load(Relaxed) < 48 << 10),
+            Appended::Rejected(Rejection::Full) => {
+                prop_assert!(self.rig.volume.room_bytes.load(Relaxed) < 48 << 10)
+            }
             Appended::Rejected(why) => prop_assert!(!self.is_reliable(), "{why:?}"),
         }
         Ok(())
@@ -109,7 +115,9 @@ impl Model {
         let (a, b) = (a % len, b % len);
         let range = a.min(b)..a.max(b) + 1;
         match self.rig.get(key, Some(range.clone())) {
-            Ok(bytes) => prop_assert!(bytes == wanted[range.start as usize..range.end as usize], "wrong bytes"),
+            Ok(bytes) => {
+                prop_assert!(bytes == wanted[range.start as usize..range.end as usize], "wrong bytes")
+            }
             Err(miss) => {
                 let stored = matches!(self.known.get(&key), Some(Known::Stored { .. }));
                 prop_assert!(!stored || !self.is_reliable(), "{key} is stored, and reading says {miss}");
@@ -150,9 +158,12 @@ impl Model {
         self.rig.residents.index().self_check().map_err(TestCaseError::fail)?;
         let segments = &self.rig.volume.segments;
         prop_assert_eq!(segments.live_extents_total(), self.rig.residents.index().len() as u64);
-        let live: u64 = self.rig.keys().iter().map(|key| {
-            u64::from(layout::extent_bytes(data_of(*key).len() as u32))
-        }).sum();
+        let live: u64 = self
+            .rig
+            .keys()
+            .iter()
+            .map(|key| u64::from(layout::extent_bytes(data_of(*key).len() as u32)))
+            .sum();
         prop_assert_eq!(segments.live_bytes_total(), live);
         for (key, known) in &self.known {
             let must = matches!(known, Known::Stored { .. }) && self.is_reliable();

@@ -24,10 +24,14 @@ use crate::store::writer::{SyncDone, Writer};
 /// Segments of the rig's volume.
 pub const LAYOUT: Layout = Layout { segment_bytes: 48 << 10, segments: 6 };
 
+/// Keys from here on stand for data of several checksummed blocks.
+pub const LARGE: u64 = 1_000_000;
+
 /// The data that `key` stands for: the same for ever, like an object's version.
 pub fn data_of(key: u64) -> Bytes {
     let mut rng = SmallRng::seed_from_u64(key ^ 0x5eed);
     let len = match rng.random_range(0..10) {
+        _ if key >= LARGE => rng.random_range(60_000..200_000),
         0 => rng.random_range(1..200),
         1..8 => rng.random_range(200..12_000),
         _ => rng.random_range(12_000..40_000),
@@ -57,8 +61,13 @@ fn engine(device: &SimDevice, depth: usize, seed: u64) -> (Box<dyn Engine>, File
 
 /// A new device with an empty volume on it.
 pub fn format(seed: u64) -> SimDevice {
-    let device = SimDevice::new(LAYOUT.volume_bytes(), seed);
-    format_again(&device, StoreUuid([3; 16]));
+    format_as(seed, LAYOUT)
+}
+
+/// A new device with an empty volume of `layout` on it.
+pub fn format_as(seed: u64, layout: Layout) -> SimDevice {
+    let device = SimDevice::new(layout.volume_bytes(), seed);
+    format_again(&device, StoreUuid([3; 16]), layout);
     device
 }
 
@@ -66,19 +75,13 @@ pub fn format(seed: u64) -> SimDevice {
 pub fn format_if_lost(device: &SimDevice, store: StoreUuid) -> bool {
     let lost = Superblock::load(&DeviceFile::from(device.clone())).unwrap() == Found::Nothing;
     if lost {
-        format_again(device, store);
+        format_again(device, store, LAYOUT);
     }
     lost
 }
 
-fn format_again(device: &SimDevice, store: StoreUuid) {
-    let superblock = Superblock {
-        store,
-        volume: 1,
-        layout: LAYOUT,
-        generation_ceiling: 1,
-        sequence: 1,
-    };
+fn format_again(device: &SimDevice, store: StoreUuid, layout: Layout) {
+    let superblock = Superblock { store, volume: 1, layout, generation_ceiling: 1, sequence: 1 };
     superblock.write(&DeviceFile::from(device.clone())).unwrap();
 }
 
@@ -118,14 +121,14 @@ impl Rig {
 
         let (to_writer, requests) = bounded(64);
         let limits = WriterLimits { depth: 3, ..WriterLimits::default() };
-        let pool = BufferPool::new(5, Writer::buffer_bytes(LAYOUT.segment_bytes)).unwrap();
+        let pool = BufferPool::new(5, Writer::buffer_bytes(found.layout.segment_bytes)).unwrap();
         let (writer_engine, slot) = engine(&device, 5, seed + 1);
         let disk = writer::Disk { engine: writer_engine, slot, file, pool };
         let state = (superblock, recovered.allocator, recovered.tail);
         let writer = Writer::new(volume.clone(), disk, limits, requests, state, start);
 
         let (to_reader, requests) = bounded(64);
-        let pool = BufferPool::new(4, reader::Reader::buffer_bytes(LAYOUT.segment_bytes)).unwrap();
+        let pool = BufferPool::new(4, reader::Reader::buffer_bytes(found.layout.segment_bytes)).unwrap();
         let (reader_engine, slot) = engine(&device, 4, seed + 2);
         let disk = reader::Disk { engine: reader_engine, slot, pool };
         let reader = reader::Reader::new(volume.clone(), disk, Duration::from_secs(3), requests);
@@ -235,7 +238,7 @@ impl Rig {
     /// Where on the device an extent is: its beginning and the bytes of header and data.
     pub fn place(&self, key: u64) -> (u64, u32) {
         let addr = self.residents.get(&super::key(key)).unwrap();
-        let at = LAYOUT.at(addr.segment.number(), addr.offset).0;
+        let at = self.volume.layout.at(addr.segment.number(), addr.offset).0;
         assert!(at >= LEAD_BYTES);
         (at, record::EXTENT_HEADER_BYTES as u32 + addr.len)
     }

@@ -13,7 +13,6 @@
 mod batch;
 mod unsynced;
 
-
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
