@@ -112,7 +112,8 @@ impl Operation {
 pub struct Completion {
     /// Whose it is.
     pub token: Token,
-    /// Bytes done (0 for a sync), possibly fewer than asked; or the device's error.
+    /// Bytes done (0 for a sync), possibly fewer than asked; or the device's error. EINTR, which only
+    /// the simulated device gives, means that nothing was done.
     pub result: io::Result<usize>,
     /// The operation's buffer, back again.
     pub buffer: Option<Buffer>,

@@ -90,8 +90,9 @@ impl UringEngine {
     /// As [`UringEngine::new`], or as on the oldest kernel: no setup flags, no timeout in the wait.
     fn build(pool: &BufferPool, options: &EngineOptions, oldest: bool) -> io::Result<Self> {
         assert!(options.depth > 0, "an engine has a depth");
-        let (ring, flags) = setup::ring(options, oldest)?;
-        let mut report = setup::register(&ring, flags, options, pool);
+        let made = setup::ring(options, oldest)?;
+        let mut report = setup::register(&made, pool);
+        let setup::Made { ring, flags, options, .. } = made;
         report.timeout_in_wait &= !oldest;
         let depth = u32::try_from(options.depth).expect("the ring has room for the depth");
         Ok(Self {
@@ -100,7 +101,7 @@ impl UringEngine {
             files: Slots::new(),
             pool: pool.clone(),
             wakes: Waker::new()?,
-            options: *options,
+            options,
             report,
             disabled: flags.single_issuer,
             wake_armed: false,
@@ -182,14 +183,16 @@ impl UringEngine {
         }
     }
 
-    /// Ends the next wait after `timeout`, or with the first completion: it never lingers.
+    /// Ends the next wait after `timeout`, or with the first completion, so that it seldom lingers. One that
+    /// does (a signal ended its wait) is replaced, for it may be a longer one.
     fn arm_timeout(&mut self, timeout: Duration) {
-        if !self.timeout_armed {
-            *self.timespec = timeout.into();
-            let entry = opcode::Timeout::new(&raw const *self.timespec).count(1).flags(TimeoutFlags::empty());
-            self.push(&entry.build().user_data(TIMEOUT));
-            self.timeout_armed = true;
+        if self.timeout_armed {
+            self.push(&opcode::TimeoutRemove::new(TIMEOUT).build().user_data(CANCEL));
         }
+        *self.timespec = timeout.into();
+        let entry = opcode::Timeout::new(&raw const *self.timespec).count(1).flags(TimeoutFlags::empty());
+        self.push(&entry.build().user_data(TIMEOUT));
+        self.timeout_armed = true;
     }
 
     /// Submits everything and waits for `want` completions, or until `timeout`.

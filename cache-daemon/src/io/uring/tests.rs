@@ -77,6 +77,20 @@ fn the_report_names_what_could_not_be_had_and_nothing_else() {
 }
 
 #[test]
+fn a_timeout_left_over_from_an_interrupted_wait_does_not_lengthen_the_next() {
+    let pool = BufferPool::new(1, 4096).unwrap();
+    let Ok(mut engine) = UringEngine::oldest(&pool, &options(1)) else { return };
+    // What a signal leaves behind: an armed timeout that nobody waits for.
+    engine.arm_timeout(WAIT_MAX);
+    engine.enter(0, Duration::ZERO).unwrap();
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        engine.complete(Duration::from_millis(1), &mut done).unwrap();
+    }
+    assert!(done.is_empty());
+}
+
+#[test]
 fn an_error_of_the_device_is_the_result() {
     let pool = BufferPool::new(1, 4096).unwrap();
     let Some(mut engine) = ring(&pool, &options(1)) else { return };
