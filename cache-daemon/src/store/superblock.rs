@@ -19,7 +19,8 @@ use super::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SU
 use super::record::{FORMAT_VERSION, StoreUuid};
 use crate::io::{BufferPool, DeviceFile};
 
-const MAGIC: [u8; 8] = *b"epochst\n";
+/// What a volume begins with.
+pub const MAGIC: [u8; 8] = *b"epochst\n";
 
 /// How many generations one write of the superblock makes available. At most so many are lost by an
 /// open and close without use: 2^32 of them last for 16 million opens.
@@ -97,14 +98,19 @@ impl Superblock {
         higher.then_some(Self { generation_ceiling, sequence: self.sequence + 1, ..*self })
     }
 
-    /// Makes this the durable superblock of `file`, blocking.
+    /// Which of the two copies is written first.
     ///
-    /// The copy that goes first alternates with the sequence number: if an earlier write stopped half
-    /// way it is the stale copy that is at risk now, and never the only one that holds.
+    /// It alternates with the sequence number: if an earlier write stopped half way it is the stale copy
+    /// that is at risk now, and never the only one that holds.
+    pub fn first_copy(&self) -> usize {
+        (self.sequence % 2) as usize
+    }
+
+    /// Makes this the durable superblock of `file`, blocking.
     pub fn write(&self, file: &DeviceFile) -> io::Result<()> {
         let mut page = BufferPool::new(1, PAGE_BYTES as usize)?.take().expect("it has one buffer");
         page.copy_from_slice(&self.page());
-        let first = (self.sequence % 2) as usize;
+        let first = self.first_copy();
         for copy in [first, 1 - first] {
             file.write_all_at(&page, SUPERBLOCKS[copy])?;
             file.sync()?;

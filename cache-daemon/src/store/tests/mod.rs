@@ -2,14 +2,18 @@
 
 mod crash;
 mod damage;
+mod devices;
 mod model;
 mod rig;
+mod silent;
+mod volumes;
 
 use std::collections::HashMap;
 use std::sync::mpsc;
 
 use super::*;
 use crate::io::EngineKind;
+use crate::io::claim::ClaimError;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
@@ -159,7 +163,7 @@ fn one_place_belongs_to_one_daemon() {
     let home = Home::new();
     let store = home.open(8 << 20);
     let second = Store::open(home.config(8 << 20), Arc::default()).err().expect("refused");
-    assert!(matches!(second, StoreError::Locked { .. }), "{second}");
+    assert!(matches!(second, StoreError::Claim(ClaimError::Busy(_))), "{second}");
     drop(store);
     home.open(8 << 20);
 }

@@ -80,11 +80,7 @@ impl Model {
             }
             Step::Retain(modulus) => {
                 let kept = |key: &u64| key.is_multiple_of(modulus);
-                self.rig
-                    .keys()
-                    .into_iter()
-                    .filter(|key| !kept(key))
-                    .for_each(|key| drop(self.rig.forget(key)));
+                self.rig.keys().into_iter().filter(|key| !kept(key)).for_each(|key| _ = self.rig.forget(key));
                 self.known.retain(|key, _| kept(key));
             }
             Step::Sync => self.sync()?,
@@ -100,7 +96,7 @@ impl Model {
 
     fn append(&mut self, key: u64) -> Result<(), TestCaseError> {
         match self.rig.put(key) {
-            Appended::Stored => drop(self.known.insert(key, Known::Stored { durable: false })),
+            Appended::Stored => _ = self.known.insert(key, Known::Stored { durable: false }),
             Appended::Rejected(Rejection::Full) => {
                 prop_assert!(self.rig.volume.room_bytes.load(Relaxed) < 48 << 10)
             }

@@ -19,7 +19,7 @@ use crate::io::{BufferPool, DeviceFile, Engine, FileSlot};
 use crate::store::health::ErrorBudget;
 use crate::store::layout::{LEAD_BYTES, Layout};
 use crate::store::segments::Segments;
-use crate::store::writer::{SyncDone, Writer};
+use crate::store::writer::{Covered, SyncDone, Writer};
 
 /// Segments of the rig's volume.
 pub const LAYOUT: Layout = Layout { segment_bytes: 48 << 10, segments: 6 };
@@ -44,7 +44,6 @@ pub struct Rig {
     pub volume: Arc<Volume>,
     pub residents: Arc<Residents>,
     pub figures: Arc<StoreFigures>,
-    pub recovered: usize,
     writer: Writer,
     reader: reader::Reader,
     to_writer: Sender<writer::Request>,
@@ -117,12 +116,11 @@ impl Rig {
         let (scan_engine, slot) = engine(&device, 4, seed);
         let walked = recover(&mut Scan::new(&volume, scan_engine, slot, pool), &volume, checkpoint).unwrap();
         let recovered = sort_segments(&volume, &superblock, 0..found.layout.segments, &walked);
-        let recovered_extents = residents.index().len();
 
         let (to_writer, requests) = bounded(64);
         let limits = WriterLimits { depth: 3, ..WriterLimits::default() };
-        let pool = BufferPool::new(5, Writer::buffer_bytes(found.layout.segment_bytes)).unwrap();
-        let (writer_engine, slot) = engine(&device, 5, seed + 1);
+        let pool = BufferPool::new(6, Writer::buffer_bytes(found.layout.segment_bytes)).unwrap();
+        let (writer_engine, slot) = engine(&device, 6, seed + 1);
         let disk = writer::Disk { engine: writer_engine, slot, file, pool };
         let state = (superblock, recovered.allocator, recovered.tail);
         let writer = Writer::new(volume.clone(), disk, limits, requests, state, start);
@@ -132,25 +130,18 @@ impl Rig {
         let (reader_engine, slot) = engine(&device, 4, seed + 2);
         let disk = reader::Disk { engine: reader_engine, slot, pool };
         let reader = reader::Reader::new(volume.clone(), disk, Duration::from_secs(3), requests);
-        Self {
-            device,
-            volume,
-            residents,
-            figures,
-            recovered: recovered_extents,
-            writer,
-            reader,
-            to_writer,
-            to_reader,
-            clock,
-            clock_ms,
-        }
+        Self { device, volume, residents, figures, writer, reader, to_writer, to_reader, clock, clock_ms }
     }
 
     /// Lets time pass.
     pub fn advance(&mut self, ms: u64) {
         self.clock_ms.fetch_add(ms, SeqCst);
         self.work();
+    }
+
+    /// The time that has passed.
+    pub fn now_ms(&self) -> u64 {
+        self.clock_ms.load(SeqCst)
     }
 
     /// Lets the writer and the reader do something.
@@ -177,7 +168,7 @@ impl Rig {
     /// Asks for an append; the answer comes when there was work.
     pub fn append(&mut self, key: u64) -> Receiver<Appended> {
         let (done, answer) = bounded(1);
-        let done = AppendAnswer::to(Box::new(move |appended| drop(done.send(appended))));
+        let done = AppendAnswer::to(Box::new(move |appended| _ = done.send(appended)));
         let append = writer::Append { key: super::key(key), data: data_of(key), asked: (self.clock)(), done };
         self.figures.appends_queued.add(1);
         self.to_writer.send(writer::Request::Append(append)).unwrap();
@@ -192,7 +183,7 @@ impl Rig {
 
     pub fn sync(&mut self) -> Result<Covered, SyncFailed> {
         let (done, answer) = bounded(1);
-        let done: SyncDone = Box::new(move |outcome| drop(done.send(outcome)));
+        let done: SyncDone = Box::new(move |outcome| _ = done.send(outcome));
         self.to_writer.send(writer::Request::Sync(done)).unwrap();
         self.wait_for(&answer)
     }
@@ -201,7 +192,7 @@ impl Rig {
     pub fn checkpoint(&self, covered: Covered) -> Checkpoint {
         let mut extents = Vec::new();
         self.residents.index().for_each(&mut |key, addr| extents.push((*key, addr)));
-        Checkpoint { covered: vec![(self.volume.number, covered)], extents }
+        Checkpoint::new(1, &covered, extents)
     }
 
     pub fn contains(&self, key: u64) -> bool {
@@ -228,7 +219,7 @@ impl Rig {
         let (addr, pin) = self.residents.pin(&key).ok_or(Miss::Absent)?;
         let range = range.unwrap_or(0..addr.len);
         let (done, answer) = bounded(1);
-        let done = ReadAnswer::to(Box::new(move |bytes| drop(done.send(bytes.map(<[u8]>::to_vec)))));
+        let done = ReadAnswer::to(Box::new(move |bytes| _ = done.send(bytes.map(<[u8]>::to_vec))));
         self.figures.reads_queued.add(1);
         let asked = (self.clock)();
         self.to_reader.send(reader::Request { key, addr, range, pin, asked, done }).unwrap();
