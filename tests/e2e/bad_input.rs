@@ -111,5 +111,5 @@ fn the_command_line_itself() -> Outcome {
     refused(&bed.mount_command().options(&["--no-such-option"]), &["--no-such-option"])?;
     refused(&bed.mount_command().options(&["--serve", "sometimes"]), &["sometimes"])?;
     let https = MountCommand { endpoint: None, ..bed.mount_command() };
-    refused(&https.options(&["--endpoint", "http://127.0.0.1:9"]), &["--allow-http"])
+    refused(&https.options(&["--endpoint", "http://192.0.2.1:9"]), &["--allow-http"])
 }

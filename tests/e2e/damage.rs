@@ -69,8 +69,8 @@ fn a_damaged_catalog_is_listed_again_with_a_warning() -> Outcome {
 fn bits_that_flipped_on_the_disk_are_fetched_again_and_never_served() -> Outcome {
     needs_fuse!();
     let bed = filled()?;
-    // One bit in each 300 000 bytes, behind the superblocks: every third file or so.
-    flip_bits(&file_of(&bed, "segments")?, 1 << 20, 300_000)?;
+    // One bit in each 300 000 bytes, behind the headers of store and segment: every third file or so.
+    flip_bits(&file_of(&bed, "segments")?, (1 << 20) + 100_000, 300_000)?;
     bed.origin.reset()?;
     let mount = bed.mount(&[])?;
     bed.readers(&mount)?.epoch(2)?.must_be_right(bed.files())?;

@@ -3,7 +3,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::session::MountOptions;
@@ -17,7 +16,7 @@ use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
 use crate::stats::store::StoreFigures;
-use crate::store::{OpenReport, Place, Store, StoreConfig, StoreError};
+use crate::store::{OpenReport, Place, Store, StoreConfig};
 
 /// The catalog's snapshot in the cache directory.
 pub(super) const CATALOG_NAME: &str = "catalog";
@@ -26,9 +25,6 @@ pub(super) const CATALOG_NAME: &str = "catalog";
 /// the one that replaces it), sockets, locks. A snapshot has about 100 bytes a file.
 const RESERVED_SHARE: u64 = 64;
 const RESERVED_BYTES_MAX: u64 = 2 << 30;
-
-/// How long a killed daemon's operations may take to end.
-const DYING_STORE: Duration = Duration::from_secs(10);
 
 /// Every component's figures.
 #[derive(Clone, Default)]
@@ -55,7 +51,7 @@ impl Parts {
         let figures = AllFigures::default();
         let origin = Origin::open(&config.origin.url, &origin_options(config), figures.origin.clone())?;
         runtime.block_on(origin.check())?;
-        let (store, report) = open_store(config, &figures.store)?;
+        let (store, report) = Store::open(store_config(config), figures.store.clone())?;
         let catalog_path = config.store.cache_dir.join(CATALOG_NAME);
         Ok(Self { origin, store: Arc::new(store), report, figures, catalog_path })
     }
@@ -84,21 +80,6 @@ impl Parts {
             tracing::error!(%error, "the catalog could not be saved");
         }
         synced.is_ok() && saved.is_ok()
-    }
-}
-
-/// Opens the store. One that is locked although the cache directory is ours belongs to a daemon that was
-/// killed: its rings keep their files, and so the lock, until what they had in flight is over
-/// (Linux `io_uring/io_uring.c`, `io_ring_exit_work`). That must be waited for in any case: those are writes.
-fn open_store(config: &Config, figures: &Arc<StoreFigures>) -> Result<(Store, OpenReport), StoreError> {
-    let deadline = Instant::now() + DYING_STORE;
-    loop {
-        match Store::open(store_config(config), figures.clone()) {
-            Err(StoreError::Locked { .. }) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            opened => return opened,
-        }
     }
 }
 
