@@ -170,7 +170,7 @@ impl<W: Word> Bucket<W> {
     /// cannot begin before this one's data is there. The borrow may add a slot above a true one.
     #[inline(always)]
     fn candidates(&self, key: &Key) -> u64 {
-        let differences = self.tags.load(Ordering::Relaxed) ^ key.tag() * TAG_ONES;
+        let differences = self.tags.load(Ordering::Relaxed) ^ (key.tag() * TAG_ONES);
         differences.wrapping_sub(TAG_ONES) & !differences & TAG_ONES << (TAG_BITS - 1)
     }
 

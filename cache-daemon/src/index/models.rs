@@ -114,8 +114,9 @@ fn write(shard: &Shard<Modelled>, n: u64, addr: Option<ExtentAddr>) {
 
 fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
-    // One preemption, and all that relaxed loads may return: seconds. The mutations that these models
-    // are known to catch are caught at one; at two they take minutes (LOOM_MAX_PREEMPTIONS=2).
+    // One preemption, and all that relaxed loads may return: seconds. Taking out either fence, either
+    // second look, the Release of the header, or `moved` (or calling it late) fails a model at this bound.
+    // LOOM_MAX_PREEMPTIONS=2 looks further and takes long.
     builder.preemption_bound = builder.preemption_bound.or(Some(1));
     builder.max_branches = 100_000;
     builder.check(model);
