@@ -1,5 +1,6 @@
 //! The store as a whole, on files: what it promises to the cache. On simulated devices: [`rig`].
 
+mod churn;
 mod crash;
 mod damage;
 mod devices;
