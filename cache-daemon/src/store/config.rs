@@ -92,6 +92,12 @@ impl StoreConfig {
         (self.limit_bytes / 256).max(256 << 10)
     }
 
+    /// The limit that leaves `volumes_bytes` for volumes.
+    pub(super) fn limit_for(&self, volumes_bytes: u64) -> u64 {
+        let others = volumes_bytes + self.reserved_bytes;
+        (others + others / 255 + 1).max(others + (256 << 10))
+    }
+
     /// Bytes of the limit that are left for volumes.
     pub(super) fn volumes_bytes(&self) -> u64 {
         self.limit_bytes.saturating_sub(self.reserved_bytes).saturating_sub(self.checkpoint_bytes())

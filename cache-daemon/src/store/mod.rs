@@ -26,13 +26,16 @@ pub mod in_flight;
 pub mod layout;
 pub mod medium;
 mod open;
+mod plan;
 pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod residents;
 pub mod segments;
+mod settle;
 mod share;
 pub mod superblock;
+mod threads;
 pub mod usage;
 pub mod volume;
 pub mod writer;
@@ -351,7 +354,6 @@ impl Handle {
     }
 
     /// Hands a read to the next reader thread, or to any that has room in its queue.
-    #[expect(clippy::result_large_err, reason = "the request goes back to whoever asked")]
     fn ask(&self, request: reader::Request) -> Result<(), TrySendError<reader::Request>> {
         self.volume.figures.reads_queued.add(1);
         let first = self.next_reader.fetch_add(1, Relaxed);

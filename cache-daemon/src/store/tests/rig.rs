@@ -9,8 +9,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::checkpoint::Checkpoint;
-use super::super::open::sort_segments;
 use super::super::recovery::Scan;
+use super::super::settle::sort_segments;
 use super::super::superblock::{Found, GENERATIONS_AHEAD, Superblock};
 use super::super::*;
 use super::data;
@@ -121,7 +121,7 @@ impl Rig {
         let limits = WriterLimits { depth: 3, ..WriterLimits::default() };
         let pool = BufferPool::new(6, Writer::buffer_bytes(found.layout.segment_bytes)).unwrap();
         let (writer_engine, slot) = engine(&device, 6, seed + 1);
-        let disk = writer::Disk { engine: writer_engine, slot, file, pool };
+        let disk = writer::Disk { engine: writer_engine, slot, pool };
         let state = (superblock, recovered.allocator, recovered.tail);
         let writer = Writer::new(volume.clone(), disk, limits, requests, state, start);
 

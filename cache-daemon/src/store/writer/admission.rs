@@ -6,6 +6,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use crossbeam::channel::TryRecvError;
+
 use super::batch::{Batch, Open, Outcome};
 use super::{Append, Appended, Rejection, Request, Writer};
 use crate::io::Buffer;
@@ -52,7 +54,15 @@ impl Writer {
         if let Some(append) = self.waiting.take() {
             return Some(Request::Append(append));
         }
-        let request = self.requests.try_recv().ok()?;
+        let request = match self.requests.try_recv() {
+            Ok(request) => request,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                // Nobody can ask any more: the store was not even opened to the end.
+                self.closing = true;
+                return None;
+            }
+        };
         if matches!(request, Request::Append(_)) {
             self.volume.figures.appends_queued.sub(1);
         }

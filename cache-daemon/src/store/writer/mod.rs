@@ -38,7 +38,7 @@ use super::superblock::Superblock;
 use super::volume::Volume;
 use crate::index::checkpoint::SealedSegment;
 use crate::index::{Generation, SegmentId};
-use crate::io::{BufferPool, Completion, DeviceFile, Engine, FileSlot, Operation, Token};
+use crate::io::{BufferPool, Completion, Engine, FileSlot, Operation, Token};
 use crate::object::ExtentKey;
 
 /// What became of an append.
@@ -138,8 +138,6 @@ pub struct Disk {
     pub engine: Box<dyn Engine>,
     /// The volume's file there.
     pub slot: FileSlot,
-    /// The volume's file, for superblocks.
-    pub file: DeviceFile,
     /// Buffers of [`Writer::buffer_bytes`].
     pub pool: BufferPool,
 }
@@ -237,7 +235,7 @@ impl Writer {
     /// Works until it is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }
@@ -293,8 +291,7 @@ impl Writer {
             return std::mem::take(&mut self.syncs).into_iter().for_each(|done| done(Ok(self.covered())));
         }
         let due = self.unsynced.is_due(now, self.limits.sync_interval, self.limits.sync_bytes);
-        if !asked && !due && !(self.moves_want_sync() && self.batch.is_none() && !self.unsynced.is_writing())
-        {
+        if !asked && !due && !self.moves_want_sync() {
             return;
         }
         let segments = self.unsynced.begin_sync();
