@@ -39,6 +39,8 @@ pub struct StoreConfig {
     pub read_deadline: Duration,
     /// Reads and appends that wait in front of a thread.
     pub queue: usize,
+    /// Bytes of data in appends that wait in front of the writer of a volume: memory.
+    pub queue_bytes: u64,
     /// How the writer works.
     pub writer: WriterLimits,
     /// How much a volume may fail.
@@ -64,6 +66,7 @@ impl StoreConfig {
             read_depth: 16,
             read_deadline: Duration::from_secs(3),
             queue: 1024,
+            queue_bytes: 64 << 20,
             writer: WriterLimits::default(),
             budget: ErrorBudget::default(),
             checkpoint_interval: Some(Duration::from_secs(30)),

@@ -21,6 +21,8 @@ mod answer;
 mod checkpoint;
 pub mod config;
 pub mod error;
+#[cfg(test)]
+mod gate_model;
 pub mod health;
 pub mod in_flight;
 pub mod layout;
@@ -99,6 +101,7 @@ struct Shared {
     clock: Clock,
     limit_bytes: u64,
     checkpoint_bytes: u64,
+    queue_bytes: u64,
     state_dir: PathBuf,
     /// Counts checkpoints, and is locked while one is made.
     checkpoints: Mutex<u64>,
@@ -264,12 +267,18 @@ impl Shared {
         let Some(handle) = volumes.max_by_key(|handle| handle.room_bytes()) else {
             return reject(done, Rejection::Failed);
         };
+        let bytes = data.len() as u64;
+        if handle.volume.queued_bytes.fetch_add(bytes, Relaxed) + bytes > self.queue_bytes {
+            handle.volume.queued_bytes.fetch_sub(bytes, Relaxed);
+            return reject(done, Rejection::Busy);
+        }
         let append = writer::Append { key, data, asked: (self.clock)(), done };
         self.figures.appends_queued.add(1);
         match handle.writer.try_send(writer::Request::Append(append)) {
             Ok(()) => handle.writer_waker.wake(),
             Err(refused) => {
                 self.figures.appends_queued.sub(1);
+                handle.volume.queued_bytes.fetch_sub(bytes, Relaxed);
                 let why = if refused.is_full() { Rejection::Busy } else { Rejection::Closed };
                 if let writer::Request::Append(append) = refused.into_inner() {
                     reject(append.done, why);

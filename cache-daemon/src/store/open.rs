@@ -108,6 +108,7 @@ pub(super) fn open(
         figures,
         limit_bytes: config.limit_bytes,
         checkpoint_bytes: config.checkpoint_bytes(),
+        queue_bytes: config.queue_bytes,
         clock: config.clock,
         state_dir: config.state_dir,
         checkpoints: Mutex::new(checkpoint.map_or(0, |checkpoint| checkpoint.epoch)),

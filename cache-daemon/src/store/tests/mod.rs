@@ -4,6 +4,7 @@ mod churn;
 mod crash;
 mod damage;
 mod devices;
+mod killed;
 mod model;
 mod rig;
 mod silent;

@@ -171,6 +171,7 @@ impl Rig {
         let done = AppendAnswer::to(Box::new(move |appended| _ = done.send(appended)));
         let append = writer::Append { key: super::key(key), data: data_of(key), asked: (self.clock)(), done };
         self.figures.appends_queued.add(1);
+        self.volume.queued_bytes.fetch_add(append.data.len() as u64, SeqCst);
         self.to_writer.send(writer::Request::Append(append)).unwrap();
         answer
     }

@@ -63,8 +63,9 @@ impl Writer {
                 return None;
             }
         };
-        if matches!(request, Request::Append(_)) {
+        if let Request::Append(append) = &request {
             self.volume.figures.appends_queued.sub(1);
+            self.volume.queued_bytes.fetch_sub(append.data.len() as u64, Relaxed);
         }
         Some(request)
     }
