@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod devices;
 mod killed;
+mod measure;
 mod model;
 mod rig;
 mod silent;

@@ -6,6 +6,9 @@
 //! time, *poisons* the segments that it was for. Their extents leave the index, and they are used again
 //! only when the device has let go of every write to them.
 //!
+//! `admission.rs` is the way in, `completion.rs` what follows, `moving.rs` how space is gathered,
+//! `ceiling.rs` where generations come from.
+//!
 //! [`Writer::step`] does what can be done without waiting, waits once, and handles what completed. The
 //! thread calls it in a loop; tests call it on a simulated device, where the same seed gives the same
 //! run.
