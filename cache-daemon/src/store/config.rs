@@ -89,16 +89,17 @@ impl StoreConfig {
         Ok(())
     }
 
-    /// Bytes that the two checkpoints (the old and the one being written) may take together: 1/256 of the
-    /// limit. At 40 bytes an extent that is enough if extents have 20 KiB on the average.
+    /// Bytes that the two checkpoints (the old and the one being written) may take together: 1/128 of the
+    /// limit. At 37 bytes an extent that is enough if extents take 9.5 KiB on the average; a store of
+    /// smaller ones has no checkpoint, and reads headers when it is opened.
     pub fn checkpoint_bytes(&self) -> u64 {
-        (self.limit_bytes / 256).max(256 << 10)
+        (self.limit_bytes / 128).max(256 << 10)
     }
 
     /// The limit that leaves `volumes_bytes` for volumes.
     pub(super) fn limit_for(&self, volumes_bytes: u64) -> u64 {
         let others = volumes_bytes + self.reserved_bytes;
-        (others + others / 255 + 1).max(others + (256 << 10))
+        (others + others / 127 + 1).max(others + (256 << 10))
     }
 
     /// Bytes of the limit that are left for volumes.

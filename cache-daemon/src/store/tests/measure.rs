@@ -66,3 +66,43 @@ fn rates() {
         println!("{} {:?}", figure.0.name, figure.1);
     }
 }
+
+/// How long a store of many small extents takes to open, with a checkpoint and without.
+#[test]
+#[ignore = "prints times of this build, and writes 1 GiB"]
+fn opening() {
+    const EXTENTS: u64 = 60_000;
+    let home = Home::new();
+    let mut config = home.config(1 << 30);
+    config.segment_bytes = 64 << 20;
+    config.engine = EngineKind::Auto;
+    config.writer = WriterLimits::default();
+    let (store, _) = Store::open(config.clone(), Arc::default()).unwrap();
+    let bytes = data(1, 12_000);
+    let (done, answers) = bounded::<Appended>(1024);
+    let mut stored = 0;
+    for number in 0..EXTENTS {
+        if number >= 900 {
+            stored += u64::from(answers.recv().unwrap() == Appended::Stored);
+        }
+        let done = done.clone();
+        store.append(key(number), bytes.clone(), Box::new(move |appended| done.send(appended).unwrap()));
+    }
+    (0..900).for_each(|_| stored += u64::from(answers.recv().unwrap() == Appended::Stored));
+    println!("{stored} stored");
+    store.close();
+    drop(store);
+    for checkpoint in [true, false] {
+        if !checkpoint {
+            std::fs::remove_file(home.dir.path().join("index.checkpoint")).unwrap();
+        }
+        let started = Instant::now();
+        let (store, report) = Store::open(config.clone(), Arc::default()).unwrap();
+        let opened = started.elapsed();
+        println!(
+            "checkpoint {}: {} extents in {opened:?}, of which recovery {:?}",
+            report.from_checkpoint, report.extents, report.recovery
+        );
+        drop(store);
+    }
+}

@@ -7,6 +7,7 @@ mod devices;
 mod killed;
 mod measure;
 mod model;
+mod pace;
 mod rig;
 mod silent;
 mod volumes;

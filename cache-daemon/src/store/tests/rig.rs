@@ -87,6 +87,16 @@ fn format_again(device: &SimDevice, store: StoreUuid, layout: Layout) {
 impl Rig {
     /// Opens the volume on `device`, like after a start of the daemon.
     pub fn open(device: SimDevice, checkpoint: Option<&Checkpoint>, seed: u64) -> Self {
+        Self::open_with(device, checkpoint, seed, |_| ())
+    }
+
+    /// Opens it with other limits for the writer; its depth is 3 at most.
+    pub fn open_with(
+        device: SimDevice,
+        checkpoint: Option<&Checkpoint>,
+        seed: u64,
+        change: impl FnOnce(&mut WriterLimits),
+    ) -> Self {
         let file = DeviceFile::from(device.clone());
         let Found::Ours(found) = Superblock::load(&file).expect("superblocks can be read") else {
             panic!("no superblock survived")
@@ -118,7 +128,8 @@ impl Rig {
         let recovered = sort_segments(&volume, &superblock, 0..found.layout.segments, &walked);
 
         let (to_writer, requests) = bounded(64);
-        let limits = WriterLimits { depth: 3, ..WriterLimits::default() };
+        let mut limits = WriterLimits { depth: 3, ..WriterLimits::default() };
+        change(&mut limits);
         let pool = BufferPool::new(6, Writer::buffer_bytes(found.layout.segment_bytes)).unwrap();
         let (writer_engine, slot) = engine(&device, 6, seed + 1);
         let disk = writer::Disk { engine: writer_engine, slot, pool };
@@ -151,7 +162,7 @@ impl Rig {
     }
 
     /// Works until `answer` has something; time passes if nothing else happens.
-    fn wait_for<T>(&mut self, answer: &Receiver<T>) -> T {
+    pub fn wait_for<T>(&mut self, answer: &Receiver<T>) -> T {
         for turn in 0.. {
             if let Ok(answer) = answer.try_recv() {
                 return answer;
