@@ -119,7 +119,7 @@ pub struct Limits {
     pub origin_requests_max: usize,
     /// Bytes of objects in memory between the origin and the store.
     pub fill_bytes_max: u64,
-    /// Extents that wait to be appended; above it a fill answers its readers and is not stored.
+    /// Extents that wait to be appended, and reads that wait for a device; beyond it they are refused.
     pub store_appends_max: usize,
     /// Operations in flight on one engine.
     pub store_depth: usize,
@@ -140,7 +140,8 @@ impl Limits {
             // 1 786 samples/s (ResNet-50 on one H100) x 0.15 s to the first byte = 270.
             origin_requests_max: 256,
             fill_bytes_max: 256 << 20,
-            store_appends_max: 256,
+            // As many as fills of `fill_bytes_max` can be: a cache that refuses what it has room for is no cache.
+            store_appends_max: 16 << 10,
             store_depth: 64,
             control_clients_max: 16,
             control_request_bytes_max: 64 << 10,

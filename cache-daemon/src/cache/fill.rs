@@ -17,6 +17,10 @@ use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::origin::{FetchError, RequestSource};
 use crate::store::{Appended, Rejection};
 
+/// What a fill counts at least, so that the number of appends that wait for the store is bounded too:
+/// 16 Ki of them in 256 MiB.
+const FILL_BYTES_MIN: u64 = 16 << 10;
+
 impl Cache {
     /// Fetches unit `key` of `object` in the background; its flight has been boarded.
     pub(super) fn fetch(self: &Arc<Self>, ino: Ino, object: Arc<Object>, key: UnitKey) {
@@ -42,7 +46,7 @@ impl Cache {
     }
 
     async fn fill_permit(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let kib = bytes.div_ceil(1024) as u32;
+        let kib = bytes.max(FILL_BYTES_MIN).div_ceil(1024) as u32;
         self.fill_kib.clone().acquire_many_owned(kib).await.expect("the semaphore is never closed")
     }
 

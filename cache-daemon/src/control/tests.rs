@@ -55,7 +55,7 @@ fn limits() -> Limits {
 }
 
 fn start(dir: &Path, figures: &Arc<ControlFigures>) -> Result<Server, ServerError> {
-    Server::start(dir, &limits(), figures.clone(), Arc::new(Parrot))
+    Server::start(CacheDirLock::take(dir)?, &limits(), figures.clone(), Arc::new(Parrot))
 }
 
 impl Daemon {
@@ -66,7 +66,8 @@ impl Daemon {
     fn with(limits: &Limits) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let figures = Arc::new(ControlFigures::default());
-        let server = Server::start(dir.path(), limits, figures.clone(), Arc::new(Parrot));
+        let server = CacheDirLock::take(dir.path())
+            .and_then(|lock| Server::start(lock, limits, figures.clone(), Arc::new(Parrot)));
         let server = server.expect("the directory is ours");
         Self { dir, server, figures }
     }

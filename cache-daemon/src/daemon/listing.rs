@@ -69,6 +69,9 @@ async fn listed(parts: &Parts, shutdown: &Shutdown) -> anyhow::Result<Catalog> {
     }
     bar.finish_and_clear();
     let (catalog, report) = builder.finish(None);
+    if catalog.files() == 0 && report.hidden.total() == 0 {
+        anyhow::bail!("{}: nothing is there: look at the prefix's spelling", parts.origin.url());
+    }
     let seconds = began.elapsed().as_secs_f64();
     parts.figures.catalog.listed(&report, began.elapsed());
     tracing::info!(files = report.files, bytes = report.bytes, seconds, "listed");

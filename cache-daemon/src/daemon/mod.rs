@@ -21,7 +21,7 @@ use fuse_frontend::source::FileSource;
 use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Revalidation};
 use crate::catalog::{Change, Replacement};
 use crate::config::Config;
-use crate::control::{Registration, Registry, RunningDaemon, Server};
+use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
 use parts::Parts;
@@ -58,6 +58,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
         .build()
         .context("starting the threads for the origin")?;
 
+    let lock = CacheDirLock::take(&config.store.cache_dir)?;
     let parts = Parts::open(&config, runtime.handle())?;
     let early = config.mount.early.then(|| Arc::new(EarlySource::new(TTL)));
     let mut mount = None;
@@ -95,12 +96,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
     let revalidating = runtime.spawn(revalidation.run(outdated, opened.from_snapshot));
     let status = Arc::new(Status::new(&config, &parts, cache.clone(), mount.clone(), shutdown.clone()));
-    let mut control = Server::start(
-        &config.store.cache_dir,
-        &config.limits,
-        parts.figures.control.clone(),
-        status.clone(),
-    )?;
+    let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     let registration = register(&config, &parts);
     status.log_start();
     if !config.mount.early {

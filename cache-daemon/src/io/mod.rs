@@ -5,18 +5,18 @@
 //! no io_uring; `sim` is a device that lies, stalls and loses power from a seed.
 //!
 //! The map
-//! - [`choose`]: which engine, and the report of why; [`uring`], [`psync`], [`sim`]: the engines;
+//! - `choose`: which engine, and the report of why; `uring`, `psync`, `sim`: the engines;
 //!   `conformance` tests them all.
-//! - [`buffer`]: memory for direct I/O; [`file`]: what engines read and write, real or simulated;
-//!   [`slots`]: the files of one engine; [`waker`]: how other threads end a wait.
-//! - [`claim`]: takes a device or a directory for this daemon alone; [`maintenance`]: the rare calls,
+//! - `buffer`: memory for direct I/O; `file`: what engines read and write, real or simulated;
+//!   `slots`: the files of one engine; `waker`: how other threads end a wait.
+//! - `claim`: takes a device or a directory for this daemon alone; `maintenance`: the rare calls,
 //!   through tokio-uring.
 //!
 //! Invariants
 //! - A buffer belongs to its operation from `submit` until its completion is taken, even if nobody
 //!   wants the result any more.
-//! - Every submitted operation completes exactly once, unless the engine is dropped; dropping it waits
-//!   for what the kernel holds.
+//! - Every submitted operation completes exactly once, unless the engine is dropped; dropping it waits, within
+//!   a bound, for what the kernel holds, and leaks what the kernel does not let go of.
 //! - Results are as the device gave them: `Err`, or a count that may be short. The callers check.
 
 use std::io;

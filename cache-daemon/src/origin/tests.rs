@@ -124,6 +124,18 @@ async fn keys_that_cannot_be_asked_for_fail_without_a_request() {
 }
 
 #[tokio::test]
+async fn reads_and_heads_can_be_spawned() {
+    let Bench { origin, etag, .. } = bench(Faults::default(), 1).await;
+    let task = tokio::spawn(async move {
+        let key = ObjectKey::new("x");
+        origin.check().await.unwrap();
+        let listed = origin.head(&key).await.unwrap().unwrap();
+        (listed.is_version(&etag), origin.get(&key, &etag, 0..3, RequestSource::Readahead).await)
+    });
+    assert_eq!(task.await.unwrap(), (true, Ok(Bytes::from_static(&BODY[..3]))));
+}
+
+#[tokio::test]
 async fn an_empty_range_costs_no_request() {
     let bench = bench(Faults::default(), 1).await;
     assert!(bench.get(7..7).await.unwrap().is_empty());

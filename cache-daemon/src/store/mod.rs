@@ -97,7 +97,8 @@ struct Shared {
     limit_bytes: u64,
     checkpoint_bytes: u64,
     state_dir: PathBuf,
-    checkpointing: Mutex<()>,
+    /// Counts checkpoints, and is locked while one is made.
+    checkpoints: Mutex<u64>,
     closed: AtomicBool,
 }
 
@@ -167,6 +168,8 @@ impl Store {
     }
 
     /// Makes every append durable that was answered before, and writes a checkpoint.
+    ///
+    /// Waits for the writer threads: not to be called in an answer of theirs.
     ///
     /// # Errors
     /// If a volume could not: what it lost is forgotten, the rest is durable.
@@ -283,30 +286,31 @@ impl Shared {
     }
 
     fn sync(&self) -> Result<(), SyncFailed> {
-        let _one_at_a_time = self.checkpointing.lock();
+        let mut checkpoints = self.checkpoints.lock();
         let (covered, outcome) = self.sync_volumes(writer::Request::Sync);
-        self.checkpoint(&covered);
+        self.checkpoint(covered, &mut checkpoints);
         outcome
     }
 
     /// Asks every writer for a sync, all at the same time; what those that could have made durable.
-    fn sync_volumes(&self, request: MakeSync) -> (Vec<(u8, Covered)>, Result<(), SyncFailed>) {
-        let answers: Vec<_> = self.volumes.iter().map(|handle| (handle, handle.sync(request))).collect();
+    fn sync_volumes(&self, request: MakeSync) -> (Covered, Result<(), SyncFailed>) {
+        let answers: Vec<_> = self.volumes.iter().map(|handle| handle.sync(request)).collect();
         let (mut covered, mut outcome) = (Vec::new(), Ok(()));
-        for (handle, answer) in answers {
+        for answer in answers {
             // A writer that is stuck or gone has made nothing durable.
             match answer.recv_timeout(SYNC_WAIT).unwrap_or(Err(SyncFailed)) {
-                Ok(synced) => covered.push((handle.volume.number, synced)),
+                Ok(synced) => covered.extend(synced),
                 Err(failed) => outcome = Err(failed),
             }
         }
         (covered, outcome)
     }
 
-    fn checkpoint(&self, covered: &[(u8, Covered)]) {
+    fn checkpoint(&self, covered: Covered, count: &mut u64) {
+        *count += 1;
         let written = checkpoint::write(
             &self.state_dir,
-            self.uuid,
+            (self.uuid, *count),
             covered,
             &self.residents,
             self.checkpoint_bytes / 2,
@@ -324,9 +328,9 @@ impl Shared {
         if self.closed.swap(true, Relaxed) {
             return;
         }
-        let _one_at_a_time = self.checkpointing.lock();
+        let mut checkpoints = self.checkpoints.lock();
         let (covered, _) = self.sync_volumes(writer::Request::Close);
-        self.checkpoint(&covered);
+        self.checkpoint(covered, &mut checkpoints);
         for handle in &self.volumes {
             handle.volume.close();
             handle.readers.iter().for_each(|(_, waker)| waker.wake());

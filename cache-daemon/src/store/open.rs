@@ -27,8 +27,9 @@ use super::segments::Segments;
 use super::share::{Room, share};
 use super::superblock::{Found, GENERATIONS_AHEAD, Superblock};
 use super::volume::Volume;
-use super::writer::{self, Covered, Writer};
+use super::writer::{self, Writer};
 use super::{Handle, Shared};
+use crate::index::{Generation, SegmentId};
 use crate::io::{BufferPool, Engine, EngineOptions, EngineReport, FileSlot, engine};
 use crate::stats::store::StoreFigures;
 
@@ -78,9 +79,9 @@ struct Candidate {
 }
 
 /// A volume whose content is known.
-struct Recovered {
-    allocator: Allocator,
-    tail: Option<(u32, u32)>,
+pub(super) struct Recovered {
+    pub(super) allocator: Allocator,
+    pub(super) tail: Option<(u32, u32)>,
     given_up: u32,
 }
 
@@ -100,7 +101,7 @@ pub(super) fn open(
     let segments: Vec<_> =
         superblocks.iter().map(|(block, _)| Segments::new(block.layout.segments)).collect();
     let checkpoint = checkpoint::load(&config.state_dir, uuid);
-    let expected = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.extents.len());
+    let expected = checkpoint.as_ref().map_or(0, Checkpoint::len);
     let numbered =
         superblocks.iter().zip(&segments).map(|((block, _), segments)| (block.volume, segments.clone()));
     let residents = Residents::new(numbered, expected);
@@ -154,7 +155,7 @@ pub(super) fn open(
         checkpoint_bytes: config.checkpoint_bytes(),
         clock: config.clock,
         state_dir: config.state_dir,
-        checkpointing: Mutex::new(()),
+        checkpoints: Mutex::new(checkpoint.map_or(0, |checkpoint| checkpoint.epoch)),
         closed: AtomicBool::new(false),
     };
     Ok((shared, report))
@@ -163,7 +164,7 @@ pub(super) fn open(
 impl Candidate {
     fn open(place: &Place, format: bool) -> Result<Self, StoreError> {
         let medium = Medium::open(place, format)?;
-        let has_superblocks = medium.length_bytes()? >= u64::from(2 * PAGE_BYTES);
+        let has_superblocks = medium.length_bytes()? >= LEAD_BYTES;
         let found = match has_superblocks && !format {
             true => Superblock::load(medium.file()).map_err(|error| StoreError::io(place, "read", error))?,
             false => Found::Nothing,
@@ -183,13 +184,13 @@ impl Candidate {
     fn room(&self, segment_bytes: u32) -> Result<Room, StoreError> {
         let in_use = match &self.found {
             Some(found) => {
-                let bytes = self.medium.used_bytes()?.min(found.layout.volume_bytes());
+                let bytes = self.medium.used_bytes(&found.layout)?.min(found.layout.volume_bytes());
                 Layout::segments_in(bytes, segment_bytes)
             }
             None => 0,
         };
         let max = Layout::segments_in(self.medium.room_bytes()?, segment_bytes);
-        Ok(Room { now: in_use, max: max.min(crate::index::SegmentId::NUMBERS) })
+        Ok(Room { now: in_use, max: max.min(SegmentId::NUMBERS) })
     }
 
     /// Makes the volume that `superblock` describes.
@@ -335,26 +336,18 @@ pub(super) fn recover(
     checkpoint: Option<&Checkpoint>,
 ) -> io::Result<Vec<Walked>> {
     let generations = scan.generations()?;
-    let segment_bytes = volume.layout.segment_bytes;
-    let none = Covered::default();
-    let covered = checkpoint.and_then(|checkpoint| {
-        checkpoint.covered.iter().find(|(number, _)| *number == volume.number).map(|(_, covered)| covered)
-    });
-    let covered = covered.unwrap_or(&none);
     let mut walks = Vec::new();
     for (segment, generation) in (0..).zip(&generations).filter(|(_, generation)| **generation > 0) {
         volume.segments.begin(segment, *generation);
-        let from = covered.reach(segment, *generation, segment_bytes).unwrap_or(PAGE_BYTES);
-        walks.push(Walk { segment, generation: *generation, from });
+        let id = SegmentId::new(volume.number, segment);
+        let reach = checkpoint.and_then(|checkpoint| checkpoint.reach(id, Generation(*generation)));
+        walks.push(Walk { segment, generation: *generation, from: reach.unwrap_or(PAGE_BYTES) });
     }
-    for (key, addr) in checkpoint.iter().flat_map(|checkpoint| &checkpoint.extents) {
-        if addr.segment.volume() != volume.number {
-            continue;
-        }
-        let (number, generation) = (addr.segment.number(), addr.generation.0);
-        let current = generations.get(number as usize) == Some(&generation);
-        let reach = covered.reach(number, generation, segment_bytes).filter(|_| current);
-        if reach.is_some_and(|reach| addr.offset < reach) {
+    if let Some(checkpoint) = checkpoint {
+        let current = |segment: SegmentId| {
+            Generation(generations.get(segment.number() as usize).copied().unwrap_or_default())
+        };
+        for (key, addr) in checkpoint.extents_of(volume.number, &current) {
             volume.residents.insert_found(*key, *addr);
         }
     }
@@ -378,7 +371,7 @@ fn settle(
         by_content.into_iter().take(count.saturating_sub(allowed) as usize).collect();
     let mut given_up = 0;
     for segment in &withheld {
-        let id = crate::index::SegmentId::new(volume.number, *segment);
+        let id = SegmentId::new(volume.number, *segment);
         if !segments.is_dead(*segment) {
             given_up += 1;
             volume.residents.forget_segment(id);
@@ -393,7 +386,7 @@ fn settle(
 }
 
 /// The allocator for the segments `kept`, and where appending goes on.
-fn sort_segments(
+pub(super) fn sort_segments(
     volume: &Volume,
     superblock: &Superblock,
     kept: impl Iterator<Item = u32>,
@@ -438,7 +431,7 @@ fn start(
     let segment_bytes = superblock.layout.segment_bytes;
     let mut threads = Vec::new();
 
-    let depth = config.writer.depth + 2;
+    let depth = config.writer.depth + writer::SPARE_DEPTH;
     let buffers = u16::try_from(depth).map_err(|_| StoreError::Config(format!("a depth of {depth}")))?;
     let pool = BufferPool::new(buffers, Writer::buffer_bytes(segment_bytes)).map_err(fail)?;
     let (engine, slot, report) = disk(config, &medium, depth, &pool)?;

@@ -15,7 +15,6 @@ use std::time::Duration;
 use super::layout::{PAGE_BYTES, extent_bytes};
 use super::record::{ExtentHeader, SegmentHeader};
 use super::volume::Volume;
-use super::writer::Covered;
 use crate::index::ExtentAddr;
 use crate::io::{BufferPool, Completion, Engine, FileSlot, Operation, Token};
 use crate::object::ExtentKey;
@@ -160,14 +159,5 @@ impl<'a> Scan<'a> {
                 }
             }
         }
-    }
-}
-
-impl Covered {
-    /// How far a checkpoint's entries hold for `segment`, if it is still in the incarnation that it knew.
-    pub fn reach(&self, segment: u32, generation: u32, segment_bytes: u32) -> Option<u32> {
-        let known = self.generations.get(segment as usize).is_some_and(|known| *known == generation);
-        let open = self.open.filter(|(open, _)| *open == segment);
-        known.then(|| open.map_or(segment_bytes, |(_, end)| end.max(PAGE_BYTES)))
     }
 }

@@ -26,6 +26,8 @@ pub struct Segments {
 struct State {
     /// 0 while nothing in it may be read.
     generation: AtomicU32,
+    /// The last one that began: what its header on disk says, unless a crash or an error lost that.
+    last_generation: AtomicU32,
     pins: AtomicU32,
     live_extents: AtomicU32,
     live_bytes: AtomicU64,
@@ -63,9 +65,15 @@ impl Segments {
         self.state(segment).generation.load(SeqCst)
     }
 
+    /// The last incarnation of `segment` that began; 0 if none is known.
+    pub fn last_generation(&self, segment: u32) -> u32 {
+        self.state(segment).last_generation.load(SeqCst)
+    }
+
     /// Begins incarnation `generation` of `segment`.
     pub fn begin(&self, segment: u32, generation: u32) {
         assert!(generation > 0 && self.is_dead(segment) && !self.is_pinned(segment));
+        self.state(segment).last_generation.store(generation, SeqCst);
         self.state(segment).generation.store(generation, SeqCst);
     }
 

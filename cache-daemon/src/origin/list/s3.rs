@@ -22,9 +22,9 @@ use super::xml::{self, Page};
 use super::{PAGE_KEYS, Pages, Stopped};
 use crate::origin::error::OriginError;
 use crate::origin::failure::{Cause, Failure};
-use crate::origin::retry::GivenUp;
+use crate::origin::retry::{GivenUp, Retry};
 use crate::origin::s3::S3;
-use crate::origin::{Inner, Listed, etag};
+use crate::origin::{Inner, Listed, RequestKind, RequestSource, etag};
 
 /// Requests with a delimiter, at most: one for the prefix, the others for its only directories
 /// (`train/`, `val/`), whose children then split better.
@@ -40,6 +40,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub struct Lister<'a> {
     origin: &'a Inner,
     bucket: &'a S3,
+    retry: &'a Retry,
     spelling: OnceCell<Spelling>,
 }
 
@@ -98,13 +99,14 @@ impl Query<'_> {
 impl<'a> Lister<'a> {
     /// A lister of `origin`, whose bucket is `bucket`.
     pub fn new(origin: &'a Inner, bucket: &'a S3) -> Self {
-        Self { origin, bucket, spelling: OnceCell::new() }
+        Self { origin, bucket, retry: &origin.retry, spelling: OnceCell::new() }
     }
 
     /// Asks for one key: whether the bucket is there and lets us list it.
     pub async fn check(&self) -> Result<(), OriginError> {
         let query = Query { prefix: &self.origin.store.prefix, max_keys: Some(1), ..Query::default() };
-        self.page(query).await.map(drop)
+        let brief = Self { retry: &self.origin.brief_retry, ..Self::new(self.origin, self.bucket) };
+        brief.page(query).await.map(drop)
     }
 
     /// Lists everything under the prefix.
@@ -267,12 +269,13 @@ impl<'a> Lister<'a> {
 
     async fn page_as_sent(&self, query: Query<'_>) -> Result<Page, OriginError> {
         let text = query.text();
-        let attempt = || async {
+        let ask = async || {
             let body = self.bucket.get(&text).await?;
-            // A body cut short by a proxy is XML that ends early: worth another attempt.
-            xml::page(&body).map_err(|error| Failure::new(Cause::ShortBody, error))
+            xml::page(&body).map_err(|error| Failure::new(cause_of_malformed(&body), error))
         };
-        self.origin.list_request(attempt).await.map_err(|given_up| explain(&self.origin.url, given_up))
+        let limit = &self.origin.limit;
+        let attempt = || limit.run(RequestKind::List, RequestSource::Demand, ask());
+        self.retry.run(attempt).await.map_err(|given_up| explain(&self.origin.url, given_up))
     }
 
     /// Whether a page that claims to be url-encoded is.
@@ -327,6 +330,15 @@ impl<'a> Lister<'a> {
 
     fn unreachable(&self, cause: &str) -> OriginError {
         OriginError::Unreachable { url: self.origin.url.clone(), cause: cause.to_owned() }
+    }
+}
+
+/// A page that was cut short is worth another attempt; what never was one, a web site's say, is not.
+fn cause_of_malformed(body: &[u8]) -> Cause {
+    let start = &body[..body.len().min(1024)];
+    match String::from_utf8_lossy(start).contains("<ListBucketResult") {
+        true => Cause::ShortBody,
+        false => Cause::Refused,
     }
 }
 

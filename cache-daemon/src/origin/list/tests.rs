@@ -176,6 +176,19 @@ async fn a_listing_that_fails_ends_with_the_error_that_tells_why() {
 }
 
 #[tokio::test]
+async fn what_is_no_s3_server_is_said_at_once_and_a_busy_one_after_three_attempts() {
+    for (status, code, says, requests) in
+        [(200, "html", "is this an S3 endpoint?", 1), (503, "SlowDown", "3 attempt", 3)]
+    {
+        let behaviour = Behaviour { refuse_all: Some((status, code)), ..Behaviour::default() };
+        let fake = Fake::serve(Vec::new(), behaviour).await;
+        let error = fake.origin("s3://bucket").0.check().await.unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+        assert_eq!(fake.requests(), requests);
+    }
+}
+
+#[tokio::test]
 async fn a_listing_that_breaks_off_halfway_does_not_look_complete() {
     for refuse_from in 1..12 {
         let behaviour =

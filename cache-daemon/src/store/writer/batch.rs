@@ -2,7 +2,7 @@
 
 use super::Append;
 use crate::index::ExtentAddr;
-use crate::io::{Buffer, Operation};
+use crate::io::{Buffer, DeviceOffset, Operation};
 use crate::object::ExtentKey;
 use crate::store::answer::AppendAnswer;
 use crate::store::layout::{Layout, PAGE_BYTES, extent_bytes};
@@ -10,6 +10,9 @@ use crate::store::record::{EXTENT_HEADER_BYTES, ExtentHeader, SegmentHeader};
 use crate::store::segments::Pin;
 use crate::store::volume::Volume;
 use zerocopy::IntoBytes;
+
+/// A write that was interrupted or cut short is given to the device again so many times.
+const RETRIES: u8 = 3;
 
 /// The segment that is appended to.
 #[derive(Debug)]
@@ -53,7 +56,10 @@ pub(super) struct Batch {
 pub(super) struct Written {
     pub(super) segment: u32,
     pub(super) generation: u32,
+    pub(super) at: DeviceOffset,
     pub(super) bytes: u32,
+    /// How often it may be tried again if the device does only a part of it.
+    pub(super) retries: u8,
     pub(super) extents: Vec<WrittenExtent>,
     /// The segment cannot be used again while the device may still write this.
     pub(super) pin: Option<Pin>,
@@ -115,15 +121,12 @@ impl Batch {
         let written = Written {
             segment: self.segment,
             generation: self.generation,
+            at,
             bytes: self.used as u32,
+            retries: RETRIES,
             extents: self.extents,
             pin: Some(self.pin),
         };
         (operation, written)
-    }
-
-    /// Whom to tell that it will not be written.
-    pub(super) fn into_appends(self) -> impl Iterator<Item = AppendAnswer> {
-        self.extents.into_iter().map(|extent| extent.done)
     }
 }

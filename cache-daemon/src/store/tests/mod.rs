@@ -1,10 +1,19 @@
-//! The store as a whole, on files: what it promises to the cache.
+//! The store as a whole, on files: what it promises to the cache. On simulated devices: [`rig`].
+
+mod crash;
+mod damage;
+mod devices;
+mod model;
+mod rig;
+mod silent;
+mod volumes;
 
 use std::collections::HashMap;
 use std::sync::mpsc;
 
 use super::*;
 use crate::io::EngineKind;
+use crate::io::claim::ClaimError;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
@@ -154,7 +163,7 @@ fn one_place_belongs_to_one_daemon() {
     let home = Home::new();
     let store = home.open(8 << 20);
     let second = Store::open(home.config(8 << 20), Arc::default()).err().expect("refused");
-    assert!(matches!(second, StoreError::Locked { .. }), "{second}");
+    assert!(matches!(second, StoreError::Claim(ClaimError::Busy(_))), "{second}");
     drop(store);
     home.open(8 << 20);
 }
@@ -173,7 +182,7 @@ fn bad_configurations_say_what_is_needed() {
     let path = newer.dir.path().join(medium::FILE_NAME);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8] = 99;
-    bytes[4096 + 8] = 99;
+    bytes[layout::LEAD_BYTES as usize / 2 + 8] = 99;
     std::fs::write(&path, bytes).unwrap();
     assert!(matches!(fails(newer.config(8 << 20)), StoreError::Newer { found: 99, .. }));
     let formatted = StoreConfig { format: true, ..newer.config(8 << 20) };
