@@ -22,6 +22,7 @@ crate::figures! {
         forgotten_extents: Counter, "extents", "Extents forgotten by command.";
         poisoned_segments: Counter, "segments", "Segments dropped because a write or a sync failed.";
         out_of_space: Counter, "errors", "Writes that failed with ENOSPC though the space was reserved.";
+        scrubbed_bytes: Counter, "bytes", "Bytes of data that scrubs have read and found whole.";
         relocated_bytes: Counter, "bytes", "Bytes copied to free segments that were mostly dead.";
 
         device_reads: Counter, "operations", "Reads of devices.";

@@ -25,7 +25,7 @@ pub const FILE_NAME: &str = "segments";
 
 /// A ring lets go of its files some time after its process has ended (`io_ring_exit_work`, Linux
 /// `io_uring/io_uring.c`): a daemon that is started right after another must wait for that.
-const RELEASE_WAIT: Duration = Duration::from_secs(1);
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
 
 /// Where a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Medium {
             };
             match opened {
                 Err(StoreError::Claim(ClaimError::Busy(_))) if started.elapsed() < RELEASE_WAIT => {
-                    std::thread::sleep(RELEASE_WAIT / 50);
+                    std::thread::sleep(RELEASE_WAIT / 100);
                 }
                 opened => return opened,
             }
