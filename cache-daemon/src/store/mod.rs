@@ -7,7 +7,7 @@
 //!
 //! From the bottom: [`layout`] and [`record`] (bytes on disk), [`superblock`], [`medium`] (files and
 //! devices), [`segments`] and [`residents`] (what is where, and pinned), [`allocator`], [`in_flight`],
-//! [`health`], [`writer`], [`reader`], [`recovery`], [`open`].
+//! [`health`], [`writer`], [`reader`], [`recovery`], `open.rs` and what it calls.
 //!
 //! Invariants
 //! - A cache may always forget: every fault here is a miss or a rejected append, and a counter.
