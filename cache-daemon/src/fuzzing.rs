@@ -26,8 +26,11 @@ use crate::store::record::{
 };
 use crate::store::superblock::{self as super_block, Found, Superblock};
 
+/// A decoder under test.
+pub type Target = fn(&[u8]);
+
 /// Every target by name: one file of `tests/fuzz/fuzz_targets`, one directory of `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, fn(&[u8])); 10] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("superblock", superblock),
     ("segment_header", segment_header),
     ("extent_header", extent_header),
