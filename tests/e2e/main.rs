@@ -5,6 +5,7 @@
 mod bad_input;
 mod damage;
 mod epochs;
+mod errands;
 mod failing_origin;
 mod lifecycle;
 mod limit;

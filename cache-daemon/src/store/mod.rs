@@ -21,18 +21,23 @@ mod answer;
 mod checkpoint;
 pub mod config;
 pub mod error;
+#[cfg(test)]
+mod gate_model;
 pub mod health;
 pub mod in_flight;
 pub mod layout;
 pub mod medium;
 mod open;
+mod plan;
 pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod residents;
 pub mod segments;
+mod settle;
 mod share;
 pub mod superblock;
+mod threads;
 pub mod usage;
 pub mod volume;
 pub mod writer;
@@ -96,6 +101,7 @@ struct Shared {
     clock: Clock,
     limit_bytes: u64,
     checkpoint_bytes: u64,
+    queue_bytes: u64,
     state_dir: PathBuf,
     /// Counts checkpoints, and is locked while one is made.
     checkpoints: Mutex<u64>,
@@ -261,12 +267,18 @@ impl Shared {
         let Some(handle) = volumes.max_by_key(|handle| handle.room_bytes()) else {
             return reject(done, Rejection::Failed);
         };
+        let bytes = data.len() as u64;
+        if handle.volume.queued_bytes.fetch_add(bytes, Relaxed) + bytes > self.queue_bytes {
+            handle.volume.queued_bytes.fetch_sub(bytes, Relaxed);
+            return reject(done, Rejection::Busy);
+        }
         let append = writer::Append { key, data, asked: (self.clock)(), done };
         self.figures.appends_queued.add(1);
         match handle.writer.try_send(writer::Request::Append(append)) {
             Ok(()) => handle.writer_waker.wake(),
             Err(refused) => {
                 self.figures.appends_queued.sub(1);
+                handle.volume.queued_bytes.fetch_sub(bytes, Relaxed);
                 let why = if refused.is_full() { Rejection::Busy } else { Rejection::Closed };
                 if let writer::Request::Append(append) = refused.into_inner() {
                     reject(append.done, why);
@@ -351,7 +363,6 @@ impl Handle {
     }
 
     /// Hands a read to the next reader thread, or to any that has room in its queue.
-    #[expect(clippy::result_large_err, reason = "the request goes back to whoever asked")]
     fn ask(&self, request: reader::Request) -> Result<(), TrySendError<reader::Request>> {
         self.volume.figures.reads_queued.add(1);
         let first = self.next_reader.fetch_add(1, Relaxed);

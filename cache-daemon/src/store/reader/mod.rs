@@ -112,7 +112,7 @@ impl Reader {
     /// Works until the volume is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }

@@ -1,9 +1,13 @@
 //! The store as a whole, on files: what it promises to the cache. On simulated devices: [`rig`].
 
+mod churn;
 mod crash;
 mod damage;
 mod devices;
+mod killed;
+mod measure;
 mod model;
+mod pace;
 mod rig;
 mod silent;
 mod volumes;
@@ -122,16 +126,17 @@ fn a_full_store_admits_nothing_until_something_is_forgotten() {
     assert!(stored.len() > 20, "{}", stored.len());
     assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Rejected(Rejection::Full));
     assert_eq!(store.get_all(key(0)).unwrap(), data(0, 100_000));
-    // A segment waits for the sync of what was written to it before it can be anything else.
-    store.sync().unwrap();
-    // Two objects fit in a segment: both have to go before it is used again.
     store.forget(&key(0).object, 1);
-    assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Rejected(Rejection::Full));
-    store.forget(&key(1).object, 1);
-    assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Stored);
+    // Half of its segment is wanted: that is moved, and then there is space.
+    let appended = (0..1000).find(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        store.put(key(1000), &data(1000, 100_000)) == Appended::Stored
+    });
+    assert!(appended.is_some(), "{:?}", store.usage());
+    assert_eq!(store.get_all(key(1)).unwrap(), data(1, 100_000));
     assert_eq!(store.get_all(key(1000)).unwrap(), data(1000, 100_000));
     assert_eq!(store.get(key(0), 0..1), Err(Miss::Absent));
-    assert_eq!(store.retain(&|object| *object == key(1000).object), stored.len() - 2);
+    assert_eq!(store.retain(&|object| *object == key(1000).object), stored.len() - 1);
     assert_eq!(store.usage().extents, 1);
 }
 
@@ -139,7 +144,7 @@ fn a_full_store_admits_nothing_until_something_is_forgotten() {
 fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
     let home = Home::new();
     let mut number = 0;
-    for limit in [6u64 << 20, 12 << 20, 4 << 20, 9 << 20] {
+    for limit in [6u64 << 20, 12 << 20, 4 << 20, 9 << 20, 12 << 20] {
         let store = home.open(limit);
         for round in 0..4u64 {
             for _ in 0..60 {
@@ -154,7 +159,7 @@ fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
         assert!(store.usage().used_bytes <= limit && store.usage().extents > 0);
         store.close();
         let used = home.blocks_bytes();
-        assert!(used <= limit && used > limit / 2, "{used} bytes of {limit} after closing");
+        assert!(used <= limit && used > limit - (2 << 20), "{used} bytes of {limit} after closing");
     }
 }
 

@@ -59,6 +59,34 @@ fn appends_spread_over_volumes_and_a_failing_one_leaves_and_returns() {
 }
 
 #[test]
+fn a_place_that_is_missing_is_left_out_unless_it_is_the_first_start() {
+    let homes = [Home::new(), Home::new()];
+    let config = config(&homes, 16 << 20);
+    let missing = homes[1].dir.path().join("missing/deep");
+    let first =
+        StoreConfig { places: vec![config.places[0].clone(), Place::Directory(missing)], ..config.clone() };
+    assert!(matches!(Store::open(first, Arc::default()), Err(StoreError::Io { .. })));
+
+    let store = Store::open(config.clone(), Arc::default()).unwrap().0;
+    (0..40).for_each(|number| _ = store.put(key(number), &data(number, 100_000)));
+    store.close();
+    drop(store);
+    let [home, lost] = &homes;
+    let away = home.dir.path().join("away");
+    std::fs::rename(lost.dir.path(), &away).unwrap();
+    let (store, report) = Store::open(config.clone(), Arc::default()).unwrap();
+    assert_eq!((report.volumes.len(), report.lost.len()), (1, 1));
+    assert!(report.lost[0].contains("does not exist") && !lost.dir.path().exists());
+    let found = (0..40).filter(|number| store.get_all(key(*number)).is_ok()).count();
+    assert!((10..30).contains(&found), "{found}");
+    store.close();
+    drop(store);
+    std::fs::rename(&away, lost.dir.path()).unwrap();
+    let (store, _) = Store::open(config, Arc::default()).unwrap();
+    assert_eq!((0..40).filter(|number| store.get_all(key(*number)).is_ok()).count(), 40);
+}
+
+#[test]
 fn places_of_two_stores_are_not_mixed() {
     let homes = [Home::new(), Home::new()];
     homes.iter().for_each(|home| home.open(8 << 20).close());

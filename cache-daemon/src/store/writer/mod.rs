@@ -6,6 +6,9 @@
 //! time, *poisons* the segments that it was for. Their extents leave the index, and they are used again
 //! only when the device has let go of every write to them.
 //!
+//! `admission.rs` is the way in, `completion.rs` what follows, `moving.rs` how space is gathered,
+//! `ceiling.rs` where generations come from.
+//!
 //! [`Writer::step`] does what can be done without waiting, waits once, and handles what completed. The
 //! thread calls it in a loop; tests call it on a simulated device, where the same seed gives the same
 //! run.
@@ -14,6 +17,7 @@ mod admission;
 mod batch;
 mod ceiling;
 mod completion;
+mod moving;
 mod unsynced;
 
 use std::collections::{HashMap, HashSet};
@@ -26,6 +30,7 @@ use crossbeam::channel::Receiver;
 
 use self::batch::{Batch, Open, Written};
 use self::ceiling::{Ceiling, Step};
+use self::moving::{Moved, Moves};
 use self::unsynced::Unsynced;
 use super::allocator::Allocator;
 use super::answer::AppendAnswer;
@@ -36,7 +41,7 @@ use super::superblock::Superblock;
 use super::volume::Volume;
 use crate::index::checkpoint::SealedSegment;
 use crate::index::{Generation, SegmentId};
-use crate::io::{BufferPool, Completion, DeviceFile, Engine, FileSlot, Operation, Token};
+use crate::io::{BufferPool, Completion, Engine, FileSlot, Operation, Token};
 use crate::object::ExtentKey;
 
 /// What became of an append.
@@ -136,8 +141,6 @@ pub struct Disk {
     pub engine: Box<dyn Engine>,
     /// The volume's file there.
     pub slot: FileSlot,
-    /// The volume's file, for superblocks.
-    pub file: DeviceFile,
     /// Buffers of [`Writer::buffer_bytes`].
     pub pool: BufferPool,
 }
@@ -145,9 +148,21 @@ pub struct Disk {
 /// What an operation in flight is for.
 enum Work {
     Write(Written),
-    Sync { segments: Vec<u32>, waiters: Vec<(SyncDone, Covered)> },
+    Sync(SyncWork),
+    /// A part of a segment is read that is being emptied.
+    Move {
+        start: u32,
+        len: u32,
+    },
     Raise(Step),
     Trial,
+}
+
+/// What depends on a sync.
+struct SyncWork {
+    segments: Vec<u32>,
+    copied: Vec<Moved>,
+    waiters: Vec<(SyncDone, Covered)>,
 }
 
 /// See the head of the module.
@@ -171,6 +186,7 @@ pub struct Writer {
     /// Pins for writes that were given up and that the device still holds.
     late: HashMap<Token, Pin>,
     unsynced: Unsynced,
+    moves: Moves,
     /// When the next byte may be written, if that is capped.
     pace: Instant,
     closing: bool,
@@ -205,6 +221,7 @@ impl Writer {
             in_flight: InFlight::new(limits.deadline),
             late: HashMap::new(),
             unsynced: Unsynced::default(),
+            moves: Moves::default(),
             pace: now,
             closing: false,
             completions: Vec::new(),
@@ -221,7 +238,7 @@ impl Writer {
     /// Works until it is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }
@@ -232,6 +249,7 @@ impl Writer {
         let now = clock();
         self.begin_trial(now);
         self.begin_raise(now);
+        self.move_some(now);
         self.take_requests(now);
         self.begin_sync(now);
         let wait = self.wait(now).min(wait);
@@ -276,14 +294,14 @@ impl Writer {
             return std::mem::take(&mut self.syncs).into_iter().for_each(|done| done(Ok(self.covered())));
         }
         let due = self.unsynced.is_due(now, self.limits.sync_interval, self.limits.sync_bytes);
-        if !asked && !due {
+        if !asked && !due && !self.moves_want_sync() {
             return;
         }
         let segments = self.unsynced.begin_sync();
         // Taken down now: what is appended from here on is not part of this sync.
         let waiters =
             std::mem::take(&mut self.syncs).into_iter().map(|done| (done, self.covered())).collect();
-        let work = Work::Sync { segments, waiters };
+        let work = Work::Sync(SyncWork { segments, copied: std::mem::take(&mut self.moves.copied), waiters });
         let token = self.in_flight.begin(work, now);
         self.disk.engine.submit(token, self.disk.slot, Operation::Sync);
     }
@@ -349,10 +367,11 @@ impl Writer {
         // A device write that is packed or requests that can be taken: do not wait at all.
         let can_work =
             self.waiting.is_none() && self.syncs.is_empty() && !self.closing && !self.requests.is_empty();
-        if can_work {
+        if can_work || self.will_move() {
             return Duration::ZERO;
         }
-        let paced = self.waiting.as_ref().and((self.pace > now).then_some(self.pace));
+        let held_back = self.waiting.is_some() || self.is_moving();
+        let paced = (held_back && self.pace > now).then_some(self.pace);
         let refused = self.waiting.as_ref().map(|append| append.asked + self.limits.deadline);
         let due = self.unsynced.due_at(self.limits.sync_interval);
         [paced, refused, due, self.in_flight.deadline(), self.volume.next_trial()]
@@ -366,7 +385,8 @@ impl Writer {
     fn publish_room(&mut self) {
         let layout = &self.volume.layout;
         let open = self.open.as_ref().map_or(0, |open| layout.segment_bytes - open.end);
-        let free = u64::from(self.allocator.free()) * u64::from(layout.room_bytes());
+        let free = self.allocator.free().saturating_sub(self.reserve());
+        let free = u64::from(free) * u64::from(layout.room_bytes());
         self.volume.room_bytes.store(free + u64::from(open), Relaxed);
         self.volume.free_segments.store(u64::from(self.allocator.free()), Relaxed);
     }
