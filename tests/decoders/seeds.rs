@@ -154,12 +154,28 @@ fn devices() {
         patch
     };
     write("device_signature", "blank", &patch(4096, &[0; 8]));
-    write("device_signature", "own", &patch(0, b"epochst\n"));
-    write("device_signature", "own-torn", &patch(0, b"epochst"));
-    write("device_signature", "ext", &patch(1080, b"\x53\xef"));
-    write("device_signature", "xfs", &patch(0, b"XFSB"));
-    write("device_signature", "btrfs", &patch(0x10040, b"_BHRfS_M"));
-    write("device_signature", "gpt", &[patch(510, b"\x55\xaa"), patch(512, b"EFI PART")].concat());
-    write("device_signature", "zfs", &patch(132 << 10, &0x00ba_b10c_u64.to_le_bytes()));
     write("device_signature", "noise-at-the-end", &patch((1 << 20) - 1, &[1]));
+    write("device_signature", "gpt-and-mbr", &[patch(512, b"EFI PART"), patch(510, b"\x55\xaa")].concat());
+    // One of each kind of signature: what a fuzzer would not guess.
+    let signatures: [(&str, u32, &[u8]); 16] = [
+        ("own", 0, b"epochst\n"),
+        ("own-torn", 0, b"epochst"),
+        ("ext", 1080, b"\x53\xef"),
+        ("xfs", 0, b"XFSB"),
+        ("btrfs", 0x10040, b"_BHRfS_M"),
+        ("luks", 0, b"LUKS\xba\xbe"),
+        ("lvm", 512, b"LABELONE"),
+        ("md-raid", 4096, b"\xfc\x4e\x2b\xa9"),
+        ("swap", 4096 - 10, b"SWAPSPACE2"),
+        ("bcache", 4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
+        ("f2fs", 1024, b"\x10\x20\xf5\xf2"),
+        ("squashfs", 0, b"hsqs"),
+        ("iso9660", 32769, b"CD001"),
+        ("ntfs", 3, b"NTFS    "),
+        ("fat", 82, b"FAT32   "),
+        ("zfs", 132 << 10, b"\x0c\xb1\xba\x00\x00\x00\x00\x00"),
+    ];
+    for (name, at, magic) in signatures {
+        write("device_signature", name, &patch(at, magic));
+    }
 }

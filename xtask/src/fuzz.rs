@@ -7,11 +7,12 @@
 //! Inputs that reach new code are kept in the target directory, for the next run to begin with. Into the
 //! committed corpus they go only if asked for.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use std::{env, fs};
+use std::{env, fs, io};
 
 use anyhow::{Context, bail};
 
@@ -31,6 +32,9 @@ pub struct Arguments {
 }
 
 const SECONDS: u64 = 60;
+
+/// How many inputs of a target are committed: they are read by people, and run by every test.
+const INPUTS_MAX: usize = 40;
 
 /// How long all of them take by default, on 2 cores and built for the first time.
 pub const BUDGET: Duration = Duration::from_secs(25 * 60);
@@ -175,17 +179,27 @@ impl<'a> Fuzzer<'a> {
         Ok(false)
     }
 
-    /// Copies the inputs that reach code which no committed one does, the smallest first.
+    /// Copies inputs that reach code which no committed one does: few and small ones.
     fn keep(&self) -> anyhow::Result<()> {
-        let before = fs::read_dir(&self.corpus)?.count();
+        let committed = inputs(&self.corpus)?;
         let mut command = Command::new(&self.program);
         // Code reached, not how often: that would be hundreds of inputs.
-        command.args(["-merge=1", "-use_counters=0"]).args([&self.corpus, &self.found]);
+        command.args(["-set_cover_merge=1", "-use_counters=0"]).args([&self.corpus, &self.found]);
         must(command.stderr(Stdio::null()))?;
-        let after = fs::read_dir(&self.corpus)?.count();
-        eprintln!("{:18} {} inputs kept", self.name, after - before);
+        let mut new: Vec<_> = inputs(&self.corpus)?.difference(&committed).cloned().collect();
+        new.sort_by_key(|input| fs::metadata(input).map_or(u64::MAX, |metadata| metadata.len()));
+        let too_many = new.split_off(new.len().min(INPUTS_MAX.saturating_sub(committed.len())));
+        for input in too_many {
+            fs::remove_file(input)?;
+        }
+        eprintln!("{:18} {} inputs kept", self.name, new.len());
         Ok(())
     }
+}
+
+fn inputs(dir: &Path) -> anyhow::Result<BTreeSet<PathBuf>> {
+    let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    Ok(entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?)
 }
 
 /// What the last lines of a run say: executions, and what they covered.
