@@ -1,0 +1,197 @@
+//! One access to a file of the mount: is it new, does it begin or end a reading, and what is counted.
+//!
+//! A *reading* is one thread going through one file. It begins where the thread touches the file's first byte, a file
+//! it was not in, or any file after a pause; it ends where it reaches the last byte. A thread that leaves a file before
+//! its end and comes back within the pause goes on with it.
+//!
+//! The page cache's tracepoint fires several times for one read (once for each batch of 31 folios), and a page fault may
+//! be tried again: [`Access::goes_on`] and [`Access::is_covered`] tell these from new accesses.
+
+use core::arch::asm;
+
+use ebpf_common::{Event, EventFlags, Heat, Reader, SettingsFlags};
+
+use crate::maps;
+use crate::settings::{is_set, setting};
+use crate::structs::Inode;
+use crate::thread::{Thread, now_ns};
+
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+/// What a hook saw.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `rw_verify_area`: exact bytes, once an access.
+    Call,
+    /// Pages taken from the page cache for a read.
+    Pages,
+    /// Pages mapped by a fault.
+    Fault,
+}
+
+/// Bytes `first..end` of a file; `end` may lie beyond the file's.
+#[derive(Clone, Copy)]
+pub(crate) struct Access {
+    pub(crate) kind: Kind,
+    pub(crate) first: u64,
+    pub(crate) end: u64,
+}
+
+impl Access {
+    /// Of the pages `first..=last`.
+    #[inline(always)]
+    pub(crate) fn of_pages(kind: Kind, first: u64, last: u64) -> Self {
+        Self { kind, first: first * PAGE_BYTES, end: (last + 1) * PAGE_BYTES }
+    }
+
+    /// A further part of the access that `reader` is in.
+    ///
+    /// The batches of one read have the same end, and those of a sendfile follow each other in the same system call;
+    /// two reads of one range differ in their call. (io_uring's reads are not counted by the kernel: in tier B, one that
+    /// overlaps the last and begins after it is taken for a part of it.)
+    #[inline(always)]
+    fn goes_on(self, reader: &Reader, call: u64) -> bool {
+        if reader.state & Reader::FAULT != 0 || reader.call != call {
+            return false;
+        }
+        match self.kind {
+            Kind::Pages => self.first > reader.first && self.first < reader.end,
+            Kind::Call => is_set(SettingsFlags::VERIFIED_TWICE) && self.first >= reader.first && self.first < reader.end,
+            Kind::Fault => false,
+        }
+    }
+
+    /// A fault in the window that the thread's last fault mapped: the same fault, tried again after the page was read,
+    /// or one for a page of the window that was not there then.
+    #[inline(always)]
+    fn is_covered(self, reader: &Reader) -> bool {
+        reader.state & Reader::FAULT != 0 && self.first >= reader.first && self.end <= reader.end
+    }
+}
+
+/// Counts `access` to `inode`, which is ours.
+#[inline(always)]
+pub(crate) fn touched(inode: Inode, mut access: Access) {
+    let size = inode.size_bytes();
+    let asked_end = access.end;
+    access.end = asked_end.min(size);
+    if access.first >= access.end {
+        return;
+    }
+    let ino = inode.number();
+    let Some(heat) = maps::heat(ino) else { return maps::count(|losses| losses.beyond += 1) };
+    let thread = Thread::current();
+    let Some(reader) = thread.reader() else { return };
+
+    let is_fault = access.kind == Kind::Fault;
+    let same_file = reader.ino == ino;
+    let mut new_bytes = access.end - access.first;
+    let mut new_access = true;
+    if same_file && is_fault {
+        if access.is_covered(reader) {
+            return;
+        }
+    } else if same_file && access.goes_on(reader, thread.call) {
+        // Only what lies beyond the part before.
+        new_bytes = access.end.saturating_sub(reader.end);
+        new_access = access.kind == Kind::Pages && asked_end != reader.asked_end;
+    }
+
+    let now = now_ns();
+    let mut flags = 0;
+    if new_access && begins(reader, same_file, ino, access, now) {
+        flags |= EventFlags::BEGIN;
+    }
+    if !same_file && reader.state & Reader::ENDED == 0 {
+        maps::leave(reader.tid, reader.ino, reader.touched_ns);
+    }
+    let going_on = same_file && flags & EventFlags::BEGIN == 0;
+    let mut state = if going_on { reader.state & Reader::ENDED } else { 0 };
+    if access.end == size {
+        if state & Reader::ENDED == 0 {
+            flags |= EventFlags::END;
+        }
+        state |= Reader::ENDED;
+    }
+    if is_fault {
+        state |= Reader::FAULT;
+        flags |= if flags != 0 { EventFlags::FAULT } else { 0 };
+    }
+
+    reader.state = state;
+    reader.ino = ino;
+    reader.touched_ns = now;
+    reader.first = access.first;
+    reader.end = access.end;
+    reader.asked_end = asked_end;
+    reader.call = thread.call;
+    reader.bytes += new_bytes;
+    // SAFETY: a value of an array lives as long as the map; other CPUs only add to it atomically.
+    let heat = unsafe { &mut *heat };
+    add_u64(&raw mut heat.bytes, new_bytes);
+    heat.touched_ns = now;
+    if new_access && is_fault {
+        reader.faults += 1;
+        add_u32(&raw mut heat.faults, 1);
+    } else if new_access {
+        reader.reads += 1;
+        add_u32(&raw mut heat.reads, 1);
+    }
+    if flags != 0 {
+        note(reader, heat, access, flags);
+    }
+}
+
+/// Whether a new access begins a reading.
+#[inline(always)]
+fn begins(reader: &Reader, same_file: bool, ino: u64, access: Access, now: u64) -> bool {
+    if same_file {
+        if now.wrapping_sub(reader.touched_ns) > setting!(pause_ns) {
+            return true;
+        }
+        // In pages, a file read in small pieces touches its first page again and again: that is one reading.
+        return access.first == 0 && (access.kind == Kind::Call || reader.end > PAGE_BYTES);
+    }
+    if access.first == 0 {
+        return true;
+    }
+    match maps::left_ns(reader.tid, ino) {
+        Some(left) => now.wrapping_sub(left) > setting!(pause_ns),
+        None => true,
+    }
+}
+
+/// Counts and reports the beginning or end of a reading.
+#[inline(always)]
+fn note(reader: &mut Reader, heat: &mut Heat, access: Access, flags: u32) {
+    if flags & EventFlags::BEGIN != 0 {
+        reader.begins += 1;
+        add_u32(&raw mut heat.begins, 1);
+        heat.epoch = maps::epoch();
+    }
+    maps::report(Event {
+        at_ns: reader.touched_ns,
+        ino: reader.ino,
+        first: access.first,
+        end: access.end,
+        tgid: reader.tgid,
+        tid: reader.tid,
+        flags,
+        padding: 0,
+    });
+}
+
+/// Adds atomically. BPF has the instruction from the first; its fetching sibling, which `fetch_add` asks for, is newer
+/// than some kernels, and rustc offers no atomics on this target.
+#[inline(always)]
+fn add_u64(sum: *mut u64, n: u64) {
+    // SAFETY: the caller's pointer into a map's value, aligned.
+    unsafe { asm!("lock *(u64 *)({sum} + 0) += {n}", sum = in(reg) sum, n = in(reg) n) }
+}
+
+/// As [`add_u64`].
+#[inline(always)]
+fn add_u32(sum: *mut u32, n: u64) {
+    // SAFETY: the caller's pointer into a map's value, aligned.
+    unsafe { asm!("lock *(u32 *)({sum} + 0) += {n}", sum = in(reg) sum, n = in(reg) n) }
+}

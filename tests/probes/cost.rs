@@ -1,0 +1,72 @@
+//! What probes cost: memory that stays, and time per read. Times are printed, never asserted.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use cache_daemon::probe::Probes;
+
+use crate::{Mounted, drop_pages};
+
+/// Resident anonymous memory of this process, bytes: maps of the kernel's arrays are not in it.
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn reading_the_kernels_types_keeps_no_memory() {
+    let Some(mounted) = Mounted::new(&[1000]) else { return };
+    let before = anonymous_bytes();
+    let Some(probes) = mounted.watch() else { return };
+    let kept = anonymous_bytes().saturating_sub(before);
+    eprintln!("kept {} KiB", kept / 1024);
+    assert!(kept < 5 << 20, "{kept} bytes stay");
+    drop(probes);
+}
+
+/// ns per read: the median over rounds that alternate between with and without probes.
+#[test]
+#[ignore = "a measurement: cargo test --release -p epochcache-tests --test probes cost -- --ignored --nocapture"]
+fn cost_of_cached_reads() {
+    let Some(mounted) = Mounted::new(&[16 << 20]) else { return };
+    let sample = &mounted.samples[0];
+    let file = File::open(&sample.path).unwrap();
+    std::fs::read(&sample.path).unwrap();
+    for (name, len, count) in [("pread4k", 4096, 200_000_u64), ("pread128k", 131_072, 10_000)] {
+        let mut buffer = vec![0; len];
+        let mut round = || {
+            let began = Instant::now();
+            for n in 0..count {
+                let at = (n * 7919 * len as u64) % (sample.size - len as u64) / len as u64 * len as u64;
+                file.read_exact_at(&mut buffer, at).unwrap();
+            }
+            began.elapsed().as_nanos() as f64 / count as f64
+        };
+        let (mut without, mut with) = (Vec::new(), Vec::new());
+        for _ in 0..15 {
+            without.push(round());
+            let Some(probes) = mounted.watch() else { return };
+            with.push(round());
+            drop(probes);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (without, with) = (median(without), median(with));
+        println!("{name}: {without:.0} ns without, {with:.0} ns with: {:.3}", with / without);
+    }
+    let Some(probes) = mounted.watch() else { return };
+    let _measuring = Probes::measure().unwrap();
+    for n in 0..200_000 {
+        file.read_exact_at(&mut [0; 4096], n % 4096 * 4096).unwrap();
+    }
+    for cost in probes.costs().iter().filter(|cost| cost.runs > 0) {
+        println!("{}: {} runs, {} ns each", cost.program, cost.runs, cost.time.as_nanos() / u128::from(cost.runs));
+    }
+    drop_pages(&file);
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
