@@ -6,7 +6,7 @@
 //! Rules
 //! - Filter first: everything that is not of our mount leaves after four loads (the tracepoint costs the host 54 ns
 //!   by itself, the filter 5 more; Linux 6.18).
-//! - No helper call on the way of an ordinary hit but two cheap ones (current task, coarse clock). Array lookups are
+//! - No helper call on the way of an ordinary hit but two cheap ones (current task, ticks). Array lookups are
 //!   inlined by the verifier; hash lookups happen only where a thread leaves a file unfinished.
 //! - Reserve last: a ring record is reserved when everything that goes in is known. A full ring is counted.
 //! - Fields of kernel structs are read directly, at offsets that the daemon found in the running kernel's BTF.

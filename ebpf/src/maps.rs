@@ -3,10 +3,13 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
-use ebpf_common::{Control, Event, Heat, Losses, READERS, Reader, ReaderTotals, ReadingKey};
+use ebpf_common::{Clock, Control, Event, Heat, Losses, READERS, Reader, ReaderTotals, ReadingKey};
 
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+static CLOCK: Array<Clock> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// By inode number: the mount's numbers are dense.
 #[map]
@@ -20,7 +23,7 @@ static READING: Array<Reader> = Array::with_max_entries(READERS, BPF_F_MMAPABLE)
 #[map]
 static RETIRED: LruHashMap<u32, ReaderTotals> = LruHashMap::with_max_entries(4096, 0);
 
-/// Last touch of readings left before their end, ns: a thread that comes back within the pause goes on.
+/// Last touch of readings left before their end, in ticks: a thread that comes back within the pause goes on.
 #[map]
 static UNFINISHED: LruHashMap<ReadingKey, u64> = LruHashMap::with_max_entries(16384, 0);
 
@@ -53,6 +56,18 @@ pub(crate) fn epoch() -> u32 {
     CONTROL.get_ptr(0).map_or(0, |control| unsafe { (*control).epoch })
 }
 
+/// Notes one moment on both clocks, the first time.
+#[inline(always)]
+pub(crate) fn tie(ticks: u64, ns: u64) {
+    if let Some(clock) = CLOCK.get_ptr_mut(0) {
+        // SAFETY: a value of the map. Two CPUs may both be first: their moments are the same to the tick.
+        let clock = unsafe { &mut *clock };
+        if clock.ns == 0 {
+            (clock.ticks, clock.ns) = (ticks, ns);
+        }
+    }
+}
+
 /// Adds to what is kept of `tgid`'s threads that lost their place.
 #[inline(always)]
 pub(crate) fn retire(tgid: u32, gone: &ReaderTotals) {
@@ -63,7 +78,7 @@ pub(crate) fn retire(tgid: u32, gone: &ReaderTotals) {
         sum.reads += gone.reads;
         sum.faults += gone.faults;
         sum.begins += gone.begins;
-        sum.touched_ns = gone.touched_ns;
+        sum.touched_ticks = gone.touched_ticks;
         sum.cgroup = gone.cgroup;
         sum.comm = gone.comm;
     } else {
@@ -74,14 +89,14 @@ pub(crate) fn retire(tgid: u32, gone: &ReaderTotals) {
 
 /// Remembers that `tid` left `ino` before its end.
 #[inline(always)]
-pub(crate) fn leave(tid: u32, ino: u64, touched_ns: u64) {
+pub(crate) fn leave(tid: u32, ino: u64, touched_ticks: u64) {
     // Fails only without memory: then coming back counts as a beginning.
-    let _ = UNFINISHED.insert(ReadingKey { ino, tid, padding: 0 }, touched_ns, 0);
+    let _ = UNFINISHED.insert(ReadingKey { ino, tid, padding: 0 }, touched_ticks, 0);
 }
 
 /// When `tid` left `ino` before its end, if it did.
 #[inline(always)]
-pub(crate) fn left_ns(tid: u32, ino: u64) -> Option<u64> {
+pub(crate) fn left_ticks(tid: u32, ino: u64) -> Option<u64> {
     let key = ReadingKey { ino, tid, padding: 0 };
     // SAFETY: read at once; a value that is replaced meanwhile is as good.
     UNFINISHED.get_ptr(key).map(|left| unsafe { *left })

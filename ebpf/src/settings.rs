@@ -1,10 +1,10 @@
 //! The constants that the daemon sets before the load.
 
-use ebpf_common::{Settings, SettingsFlags};
+use ebpf_common::Settings;
 
 #[unsafe(no_mangle)]
 pub(crate) static SETTINGS_1: Settings = Settings {
-    pause_ns: 0,
+    pause_ticks: 0,
     device: 0,
     flags: 0,
     mapping_host: 0,
@@ -32,13 +32,8 @@ macro_rules! setting {
 }
 pub(crate) use setting;
 
-/// Whether a bit of [`SettingsFlags`] is set; the verifier drops the branch that is not taken.
+/// Whether a bit of `SettingsFlags` is set; the verifier drops the branch that is not taken.
 #[inline(always)]
 pub(crate) fn is_set(flag: u32) -> bool {
     setting!(flags) & flag != 0
-}
-
-#[inline(always)]
-pub(crate) fn coarse_clock() -> bool {
-    is_set(SettingsFlags::COARSE_CLOCK)
 }

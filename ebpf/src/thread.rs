@@ -2,12 +2,12 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-    bpf_ktime_get_coarse_ns, bpf_ktime_get_ns,
+    bpf_jiffies64,
 };
 use ebpf_common::{Reader, ReaderTotals, SettingsFlags};
 
 use crate::maps;
-use crate::settings::{coarse_clock, is_set};
+use crate::settings::is_set;
 use crate::structs::Task;
 
 /// The thread that runs.
@@ -50,7 +50,7 @@ impl Thread {
     fn take(self, reader: &mut Reader) {
         if reader.tid != 0 {
             if reader.state & Reader::ENDED == 0 {
-                maps::leave(reader.tid, reader.ino, reader.touched_ns);
+                maps::leave(reader.tid, reader.ino, reader.touched_ticks);
             }
             maps::retire(reader.tgid, &totals(reader));
         }
@@ -61,7 +61,7 @@ impl Thread {
             tid: self.tid,
             tgid: self.tgid,
             ino: 0,
-            touched_ns: 0,
+            touched_ticks: 0,
             first: 0,
             end: 0,
             asked_end: 0,
@@ -85,15 +85,15 @@ fn totals(reader: &Reader) -> ReaderTotals {
         reads: u64::from(reader.reads),
         faults: u64::from(reader.faults),
         begins: u64::from(reader.begins),
-        touched_ns: reader.touched_ns,
+        touched_ticks: reader.touched_ticks,
         cgroup: reader.cgroup,
         comm: reader.comm,
     }
 }
 
-/// The monotonic clock, ns.
+/// The kernel's ticks: the verifier makes one load of it. (`bpf_ktime_get_coarse_ns` is not for tracing programs.)
 #[inline(always)]
-pub(crate) fn now_ns() -> u64 {
-    // SAFETY: helpers without preconditions.
-    if coarse_clock() { unsafe { bpf_ktime_get_coarse_ns() } } else { unsafe { bpf_ktime_get_ns() } }
+pub(crate) fn ticks() -> u64 {
+    // SAFETY: a helper without preconditions.
+    unsafe { bpf_jiffies64() }
 }

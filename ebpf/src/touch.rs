@@ -9,12 +9,13 @@
 
 use core::arch::asm;
 
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use ebpf_common::{Event, EventFlags, Heat, Reader, SettingsFlags};
 
 use crate::maps;
 use crate::settings::{is_set, setting};
 use crate::structs::Inode;
-use crate::thread::{Thread, now_ns};
+use crate::thread::{Thread, ticks};
 
 pub(crate) const PAGE_BYTES: u64 = 4096;
 
@@ -97,13 +98,13 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
         new_access = access.kind == Kind::Pages && asked_end != reader.asked_end;
     }
 
-    let now = now_ns();
+    let now = ticks();
     let mut flags = 0;
     if new_access && begins(reader, same_file, ino, access, now) {
         flags |= EventFlags::BEGIN;
     }
     if !same_file && reader.state & Reader::ENDED == 0 {
-        maps::leave(reader.tid, reader.ino, reader.touched_ns);
+        maps::leave(reader.tid, reader.ino, reader.touched_ticks);
     }
     let going_on = same_file && flags & EventFlags::BEGIN == 0;
     let mut state = if going_on { reader.state & Reader::ENDED } else { 0 };
@@ -120,7 +121,7 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
 
     reader.state = state;
     reader.ino = ino;
-    reader.touched_ns = now;
+    reader.touched_ticks = now;
     reader.first = access.first;
     reader.end = access.end;
     reader.asked_end = asked_end;
@@ -129,7 +130,7 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
     // SAFETY: a value of an array lives as long as the map; other CPUs only add to it atomically.
     let heat = unsafe { &mut *heat };
     add_u64(&raw mut heat.bytes, new_bytes);
-    heat.touched_ns = now;
+    heat.touched_ticks = now;
     if new_access && is_fault {
         reader.faults += 1;
         add_u32(&raw mut heat.faults, 1);
@@ -146,7 +147,7 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
 #[inline(always)]
 fn begins(reader: &Reader, same_file: bool, ino: u64, access: Access, now: u64) -> bool {
     if same_file {
-        if now.wrapping_sub(reader.touched_ns) > setting!(pause_ns) {
+        if now.wrapping_sub(reader.touched_ticks) > setting!(pause_ticks) {
             return true;
         }
         // In pages, a file read in small pieces touches its first page again and again: that is one reading.
@@ -155,8 +156,8 @@ fn begins(reader: &Reader, same_file: bool, ino: u64, access: Access, now: u64) 
     if access.first == 0 {
         return true;
     }
-    match maps::left_ns(reader.tid, ino) {
-        Some(left) => now.wrapping_sub(left) > setting!(pause_ns),
+    match maps::left_ticks(reader.tid, ino) {
+        Some(left) => now.wrapping_sub(left) > setting!(pause_ticks),
         None => true,
     }
 }
@@ -169,8 +170,11 @@ fn note(reader: &mut Reader, heat: &mut Heat, access: Access, flags: u32) {
         add_u32(&raw mut heat.begins, 1);
         heat.epoch = maps::epoch();
     }
+    // SAFETY: a helper without preconditions.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    maps::tie(reader.touched_ticks, at_ns);
     maps::report(Event {
-        at_ns: reader.touched_ns,
+        at_ns,
         ino: reader.ino,
         first: access.first,
         end: access.end,

@@ -11,14 +11,15 @@ use aya::programs::Program;
 use aya::programs::fentry::FEntryLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::{Btf, Ebpf, EbpfLoader};
-use ebpf_common::{Control, Heat, Losses, READERS, Reader, ReaderTotals, SETTINGS_SYMBOL, Settings, SettingsFlags};
+use ebpf_common::{Clock, Control, Heat as Record, Losses, READERS, Reader, ReaderTotals, SETTINGS_SYMBOL, Settings, SettingsFlags};
+use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
 use super::event::Event;
 use super::mapped::Mapped;
 use super::offsets::{self, Field, Kernel};
 use super::readers::{self, ReaderRow};
-use super::report::{Cost, LeftOut, ProbeOptions, ProbeReport, Tier};
+use super::report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
 use super::rights;
 use crate::stats::probe::ProbeFigures;
 
@@ -67,9 +68,11 @@ const FAULTS_ENTERED: [Probe; 2] = [
 
 /// What runs in the kernel, and the maps that it shares with us. Dropping it detaches.
 pub(super) struct Attached {
-    pub(super) heat: Mapped<Heat>,
+    heat: Mapped<Record>,
     readers: Mapped<Reader>,
     control: Mapped<Control>,
+    clock: Mapped<Clock>,
+    tick_ns: u64,
     retired: HashMap<MapData, u32, Shared<ReaderTotals>>,
     losses: PerCpuArray<MapData, Shared<Losses>>,
     ring: Mutex<RingBuf<MapData>>,
@@ -119,7 +122,7 @@ pub(super) fn attach(options: &ProbeOptions) -> Result<(ProbeReport, Attached), 
 fn load(options: &ProbeOptions, kernel: &Kernel) -> Result<Ebpf, String> {
     let mut settings = kernel.settings();
     settings.device = kernel_device(options.device);
-    settings.pause_ns = u64::try_from(options.pause.as_nanos()).unwrap_or(u64::MAX);
+    settings.pause_ticks = u64::try_from(options.pause.as_nanos()).unwrap_or(u64::MAX) / tick_ns();
     if kernel_release() < (6, 8) {
         settings.flags |= SettingsFlags::VERIFIED_TWICE;
     }
@@ -210,7 +213,10 @@ impl Attaching<'_> {
             }
             _ => return Err("the object has a program of another kind".to_owned()),
         };
-        attached.map_err(|error| chain(&error))
+        attached.map_err(|error| {
+            tracing::debug!(program = probe.name, %error, "not attached");
+            chain(&error)
+        })
     }
 
     fn detach(&mut self, probe: &Probe, link: Link) {
@@ -243,13 +249,37 @@ impl Attached {
         let heat = Mapped::new(array(take("HEAT")?)?.fd(), heat_entries as usize).map_err(|error| chain(&error))?;
         let readers = Mapped::new(array(take("READING")?)?.fd(), READERS as usize).map_err(|error| chain(&error))?;
         let control = Mapped::new(array(take("CONTROL")?)?.fd(), 1).map_err(|error| chain(&error))?;
+        let clock = Mapped::new(array(take("CLOCK")?)?.fd(), 1).map_err(|error| chain(&error))?;
         let retired = take("RETIRED")?.try_into().map_err(|error| chain(&error))?;
         let losses = take("LOSSES")?.try_into().map_err(|error| chain(&error))?;
         let ring = RingBuf::try_from(take("EVENTS")?).map_err(|error| chain(&error))?;
-        let map_bytes = u64::from(heat_entries) * size_of::<Heat>() as u64
+        let map_bytes = u64::from(heat_entries) * size_of::<Record>() as u64
             + u64::from(READERS) * size_of::<Reader>() as u64
             + u64::from(options.ring_bytes);
-        Ok(Self { heat, readers, control, retired, losses, ring: Mutex::new(ring), map_bytes, ebpf })
+        Ok(Self { heat, readers, control, clock, tick_ns: tick_ns(), retired, losses, ring: Mutex::new(ring), map_bytes, ebpf })
+    }
+
+    pub(super) fn heat(&self, ino: Ino) -> Option<Heat> {
+        let record = self.heat.read(usize::try_from(ino.0).ok()?)?;
+        Some(Heat {
+            bytes: record.bytes,
+            reads: record.reads,
+            faults: record.faults,
+            begins: record.begins,
+            epoch: record.epoch,
+            touched_ns: self.ns(record.touched_ticks),
+        })
+    }
+
+    /// The moment of a tick on the monotonic clock; 0 for tick 0, which means never.
+    fn ns(&self, ticks: u64) -> u64 {
+        match self.clock.read(0) {
+            Some(clock) if ticks != 0 => {
+                let since = (ticks.wrapping_sub(clock.ticks) as i64).saturating_mul(self.tick_ns as i64);
+                clock.ns.saturating_add_signed(since)
+            }
+            _ => 0,
+        }
     }
 
     pub(super) fn drain(&self, take: &mut dyn FnMut(Event)) -> usize {
@@ -266,7 +296,7 @@ impl Attached {
 
     pub(super) fn readers(&self) -> Vec<ReaderRow> {
         let retired = self.retired.iter().filter_map(Result::ok).map(|(tgid, totals)| (tgid, totals.0));
-        readers::by_process(self.threads(), retired)
+        readers::by_process(self.threads(), retired, |ticks| self.ns(ticks))
     }
 
     fn threads(&self) -> impl Iterator<Item = Reader> {
@@ -309,6 +339,15 @@ fn kernel_device(st_dev: u64) -> u32 {
     let (major, minor) = (nix::sys::stat::major(st_dev), nix::sys::stat::minor(st_dev));
     // 12 bits and 20 bits: MKDEV of include/linux/kdev_t.h.
     u32::try_from(major << 20 | minor).unwrap_or(0)
+}
+
+/// The length of a kernel tick, ns: 1/HZ.
+fn tick_ns() -> u64 {
+    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to `tick`.
+    let done = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut tick) };
+    // 4 ms, HZ = 250, is what most distributions build with.
+    if done == 0 { u64::try_from(tick.tv_nsec).unwrap_or(0).max(1) } else { 4_000_000 }
 }
 
 /// Major and minor of the running kernel; (0, 0) if it does not say.

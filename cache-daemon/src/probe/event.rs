@@ -8,7 +8,7 @@ use fuse_frontend::source::Ino;
 /// An access that began a reading of a file, reached its end, or both: a small file read at once is one event.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Monotonic clock, ns, as coarse as the kernel's tick (1 to 10 ms).
+    /// Monotonic clock, ns.
     pub at_ns: u64,
     /// The file.
     pub ino: Ino,

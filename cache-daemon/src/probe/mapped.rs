@@ -21,6 +21,8 @@ unsafe impl Plain for ebpf_common::Heat {}
 unsafe impl Plain for ebpf_common::Reader {}
 // SAFETY: as above.
 unsafe impl Plain for ebpf_common::Control {}
+// SAFETY: as above.
+unsafe impl Plain for ebpf_common::Clock {}
 
 /// A mapped array of `T`.
 pub(super) struct Mapped<T> {

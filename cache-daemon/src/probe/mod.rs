@@ -32,10 +32,7 @@ use crate::stats::probe::ProbeFigures;
 use attach::Attached;
 pub use event::Event;
 pub use readers::ReaderRow;
-pub use report::{Cost, LeftOut, ProbeOptions, ProbeReport, Tier};
-
-/// What was read of one inode since the probes were attached.
-pub use ebpf_common::Heat;
+pub use report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
 
 /// The probes of one mount. Dropping them detaches all.
 #[derive(Debug)]
@@ -84,8 +81,7 @@ impl Probes {
 
     /// What was read of `ino`; zeros for what is not seen. A few loads from memory.
     pub fn heat(&self, ino: Ino) -> Heat {
-        let heat = |attached: &Attached| attached.heat.read(usize::try_from(ino.0).ok()?);
-        self.attached().and_then(heat).unwrap_or_default()
+        self.attached().and_then(|attached| attached.heat(ino)).unwrap_or_default()
     }
 
     /// Takes the events that came since, in the order in which they happened on each thread; how many.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-use btf_rs::{Backend, Btf, Type};
+use btf_rs::{Backend, Btf, EnumMember, Type};
 use ebpf_common::{Settings, SettingsFlags};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -57,11 +57,8 @@ impl Kernel {
         ];
         let found = |field: Field| Some((field, offset_bytes(&btf, field)?));
         let mut kernel = Self { fields: wanted.into_iter().filter_map(found).collect(), flags: 0 };
-        let helpers = helpers(&btf);
-        let has_helper = |name: &str| helpers.iter().any(|helper| helper == name);
-        kernel.set(SettingsFlags::COARSE_CLOCK, has_helper("BPF_FUNC_ktime_get_coarse_ns"));
         let task = kernel.offset(TASK_PID).and(kernel.offset(TASK_TGID));
-        kernel.set(SettingsFlags::TASK, has_helper("BPF_FUNC_get_current_task_btf") && task.is_some());
+        kernel.set(SettingsFlags::TASK, has_helper(&btf, "BPF_FUNC_get_current_task_btf") && task.is_some());
         kernel.set(SettingsFlags::SYSCR, kernel.offset(TASK_SYSCR).is_some());
         Ok(kernel)
     }
@@ -85,7 +82,7 @@ impl Kernel {
     pub(super) fn settings(&self) -> Settings {
         let at = |field| self.offset(field).unwrap_or(0);
         Settings {
-            pause_ns: 0,
+            pause_ticks: 0,
             device: 0,
             flags: self.flags,
             mapping_host: at(MAPPING_HOST),
@@ -145,12 +142,9 @@ fn member(btf: &Btf, within: &Type, name: &str) -> Option<(u32, Type)> {
     None
 }
 
-/// The names of the helpers that programs may call.
-fn helpers(btf: &Btf) -> Vec<String> {
+/// Whether programs may call the helper `name`.
+fn has_helper(btf: &Btf, name: &str) -> bool {
     let types = btf.resolve_types_by_name("bpf_func_id").unwrap_or_default();
-    let of = |found: &Type| match found {
-        Type::Enum(helpers) => helpers.members.iter().filter_map(|member| btf.resolve_name(member).ok()).collect(),
-        _ => Vec::new(),
-    };
-    types.iter().flat_map(of).collect()
+    let is_it = |member: &EnumMember| btf.resolve_name(member).is_ok_and(|found| found == name);
+    types.iter().any(|found| matches!(found, Type::Enum(helpers) if helpers.members.iter().any(is_it)))
 }

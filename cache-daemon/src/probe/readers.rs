@@ -23,18 +23,19 @@ pub struct ReaderRow {
     pub faults: u64,
     /// Bytes read, as in [`super::Heat`].
     pub bytes: u64,
-    /// When it last read, monotonic clock, ns.
+    /// When it last read, monotonic clock, ns, to the kernel's tick.
     pub touched_ns: u64,
 }
 
-/// Sums by process; the last to read first.
+/// Sums by process, the last to read first; `ns` translates ticks.
 pub(super) fn by_process(
     threads: impl Iterator<Item = Reader>,
     retired: impl Iterator<Item = (u32, ReaderTotals)>,
+    ns: impl Fn(u64) -> u64,
 ) -> Vec<ReaderRow> {
     let mut rows = HashMap::new();
     for (tgid, totals) in retired {
-        add(&mut rows, tgid, &totals, 0);
+        add(&mut rows, tgid, &totals, 0, ns(totals.touched_ticks));
     }
     for reader in threads.filter(|reader| reader.tid != 0) {
         let totals = ReaderTotals {
@@ -42,18 +43,18 @@ pub(super) fn by_process(
             reads: reader.reads.into(),
             faults: reader.faults.into(),
             begins: reader.begins.into(),
-            touched_ns: reader.touched_ns,
+            touched_ticks: reader.touched_ticks,
             cgroup: reader.cgroup,
             comm: reader.comm,
         };
-        add(&mut rows, reader.tgid, &totals, 1);
+        add(&mut rows, reader.tgid, &totals, 1, ns(totals.touched_ticks));
     }
     let mut rows: Vec<_> = rows.into_values().collect();
     rows.sort_unstable_by_key(|row| (std::cmp::Reverse(row.touched_ns), row.tgid));
     rows
 }
 
-fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, threads: u32) {
+fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, threads: u32, touched_ns: u64) {
     let row = rows.entry(tgid).or_insert_with(|| ReaderRow {
         tgid,
         command: String::new(),
@@ -70,11 +71,11 @@ fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, thr
     row.reads += totals.reads;
     row.faults += totals.faults;
     row.bytes += totals.bytes;
-    if row.command.is_empty() || totals.touched_ns >= row.touched_ns {
+    if row.command.is_empty() || touched_ns >= row.touched_ns {
         let name = totals.comm.split(|byte| *byte == 0).next().unwrap_or_default();
         row.command = String::from_utf8_lossy(name).into_owned();
         row.cgroup = totals.cgroup;
-        row.touched_ns = totals.touched_ns;
+        row.touched_ns = touched_ns;
     }
 }
 
@@ -82,20 +83,20 @@ fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, thr
 mod tests {
     use super::*;
 
-    fn reader(tid: u32, tgid: u32, name: &[u8], touched_ns: u64) -> Reader {
+    fn reader(tid: u32, tgid: u32, name: &[u8], touched_ticks: u64) -> Reader {
         let mut comm = [0; 16];
         comm[..name.len()].copy_from_slice(name);
-        Reader { tid, tgid, comm, touched_ns, bytes: 10, reads: 2, begins: 1, cgroup: 5, ..Reader::default() }
+        Reader { tid, tgid, comm, touched_ticks, bytes: 10, reads: 2, begins: 1, cgroup: 5, ..Reader::default() }
     }
 
     #[test]
     fn threads_of_a_process_are_one_row_and_keep_the_sums_of_those_that_lost_their_place() {
         let threads = [Reader::default(), reader(7, 7, b"main", 3), reader(8, 7, b"pt_data", 9), reader(20, 20, b"cat", 4)];
         let retired = [(7, ReaderTotals { bytes: 100, reads: 1, ..ReaderTotals::default() })];
-        let rows = by_process(threads.into_iter(), retired.into_iter());
+        let rows = by_process(threads.into_iter(), retired.into_iter(), |ticks| ticks * 1000);
         assert_eq!(rows.iter().map(|row| row.tgid).collect::<Vec<_>>(), [7, 20]);
         let row = &rows[0];
         assert_eq!((row.threads, row.files, row.reads, row.bytes), (2, 2, 5, 120));
-        assert_eq!((row.command.as_str(), row.cgroup, row.touched_ns), ("pt_data", 5, 9));
+        assert_eq!((row.command.as_str(), row.cgroup, row.touched_ns), ("pt_data", 5, 9000));
     }
 }

@@ -78,6 +78,23 @@ impl ProbeReport {
     }
 }
 
+/// What was read of one inode since the probes were attached. Counts of accesses wrap after 2^32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heat {
+    /// Bytes asked for that exist. Tier B and page faults count whole pages, the last one up to the file's end.
+    pub bytes: u64,
+    /// Read accesses: one for each read system call, for each 64 KiB of a sendfile or splice.
+    pub reads: u32,
+    /// Page faults of mappings; a fault maps a window of up to 16 pages.
+    pub faults: u32,
+    /// Readings begun, over all readers.
+    pub begins: u32,
+    /// What [`super::Probes::set_epoch`] had set when a reading last began.
+    pub epoch: u32,
+    /// When it was last touched: monotonic clock, ns, to the kernel's tick (1 to 10 ms). 0: never.
+    pub touched_ns: u64,
+}
+
 /// A program that is not attached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LeftOut {

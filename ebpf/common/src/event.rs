@@ -4,7 +4,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
-    /// Monotonic clock, ns; as coarse as the kernel's tick. The order of events is the ring's.
+    /// Monotonic clock, ns.
     pub at_ns: u64,
     /// The file.
     pub ino: u64,

@@ -8,8 +8,8 @@
 pub struct Heat {
     /// Bytes asked for that exist. Tier B and page faults count whole pages, the last one up to the file's end.
     pub bytes: u64,
-    /// When it was last touched, on the monotonic clock, ns; as coarse as the kernel's tick. 0: never.
-    pub touched_ns: u64,
+    /// When it was last touched, in ticks of [`crate::Clock`]. 0: never.
+    pub touched_ticks: u64,
     /// Read accesses: one for each read system call, for each 64 KiB of a sendfile or splice.
     pub reads: u32,
     /// Page faults of mappings; a fault maps a window of up to 16 pages.

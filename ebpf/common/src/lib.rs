@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | [`Settings`] | .rodata | the daemon, before the load | the verifier, as constants |
 //! | [`Control`] | array of one, mapped | the daemon, at any time | probes |
+//! | [`Clock`] | array of one, mapped | probes, once | the daemon |
 //! | [`Heat`] | array by inode number, mapped | probes | the daemon, without a system call |
 //! | [`Reader`] | array by thread, mapped | probes | probes; the daemon, without a system call |
 //! | [`ReaderTotals`] | hash by process | probes, when a thread's place is taken | the daemon |
@@ -22,7 +23,7 @@ mod settings;
 pub use event::{Event, EventFlags, Losses};
 pub use heat::Heat;
 pub use reader::{READERS, Reader, ReaderTotals, ReadingKey};
-pub use settings::{Control, Settings, SettingsFlags};
+pub use settings::{Clock, Control, Settings, SettingsFlags};
 
 /// Raised with every change of a type here; [`SETTINGS_SYMBOL`] and the symbol in `ebpf/src/settings.rs` follow it.
 pub const LAYOUT_VERSION: u32 = 1;

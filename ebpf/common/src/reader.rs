@@ -16,8 +16,8 @@ pub struct Reader {
     pub tgid: u32,
     /// The inode it touched last.
     pub ino: u64,
-    /// When, ns.
-    pub touched_ns: u64,
+    /// When, in ticks.
+    pub touched_ticks: u64,
     /// First byte of the last access.
     pub first: u64,
     /// One past the last byte that the last access covered so far.
@@ -63,8 +63,8 @@ pub struct ReaderTotals {
     pub faults: u64,
     /// Readings begun.
     pub begins: u64,
-    /// The last access of the last of them, ns.
-    pub touched_ns: u64,
+    /// The last access of the last of them, in ticks.
+    pub touched_ticks: u64,
     /// Cgroup id of the last of them.
     pub cgroup: u64,
     /// Name of the last of them.

@@ -5,8 +5,8 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// A reader's pause in a file after which it begins a new reading of it, ns.
-    pub pause_ns: u64,
+    /// A reader's pause in a file after which it begins a new reading of it, in ticks.
+    pub pause_ticks: u64,
     /// The mount's device number as the kernel keeps it: `(major << 20) | minor`.
     pub device: u32,
     /// [`SettingsFlags`].
@@ -41,14 +41,12 @@ pub struct Settings {
 pub struct SettingsFlags;
 
 impl SettingsFlags {
-    /// The kernel has `bpf_ktime_get_coarse_ns` (5.11): the time of the last tick, several times cheaper than now.
-    pub const COARSE_CLOCK: u32 = 1;
     /// The kernel has `bpf_get_current_task_btf` (5.11), and `task_pid`, `task_tgid` are set.
-    pub const TASK: u32 = 2;
+    pub const TASK: u32 = 1;
     /// `task_syscr` is set.
-    pub const SYSCR: u32 = 4;
+    pub const SYSCR: u32 = 2;
     /// `rw_verify_area` is called for a sendfile as a whole and again for its parts (before 6.8).
-    pub const VERIFIED_TWICE: u32 = 8;
+    pub const VERIFIED_TWICE: u32 = 4;
 }
 
 /// What the daemon may change while the probes run.
@@ -61,4 +59,15 @@ pub struct Control {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Control>() == 8);
+/// One moment on two clocks: ties the kernel's ticks, whose count costs one load, to the monotonic clock, which costs
+/// 20 ns. A tick's length is the resolution of `CLOCK_MONOTONIC_COARSE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// `jiffies` when a reading first began.
+    pub ticks: u64,
+    /// Monotonic clock then, ns. 0: not yet.
+    pub ns: u64,
+}
+
+const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);
