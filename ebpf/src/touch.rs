@@ -5,7 +5,7 @@
 //! its end and comes back within the pause goes on with it.
 //!
 //! The page cache's tracepoint fires several times for one read (once for each batch of 31 folios), and a page fault may
-//! be tried again: [`Access::goes_on`] and [`Access::is_covered`] tell these from new accesses.
+//! be tried again: [`Access::goes_on`] and [`Access::mapped_bytes`] tell these from new accesses.
 
 use core::arch::asm;
 
@@ -62,11 +62,16 @@ impl Access {
         }
     }
 
-    /// A fault in the window that the thread's last fault mapped: the same fault, tried again after the page was read,
-    /// or one for a page of the window that was not there then.
+    /// Bytes of it that the thread's last fault mapped.
+    ///
+    /// All: the same fault, tried again after its page was read, or one for a page of its window that was not in the cache
+    /// then. Windows are aligned to addresses, so the first of a mapping overlaps the second.
     #[inline(always)]
-    fn is_covered(self, reader: &Reader) -> bool {
-        reader.state & Reader::FAULT != 0 && self.first >= reader.first && self.end <= reader.end
+    fn mapped_bytes(self, reader: &Reader) -> u64 {
+        if reader.state & Reader::FAULT == 0 {
+            return 0;
+        }
+        self.end.min(reader.end).saturating_sub(self.first.max(reader.first))
     }
 }
 
@@ -89,9 +94,13 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
     let mut new_bytes = access.end - access.first;
     let mut new_access = true;
     if same_file && is_fault {
-        if access.is_covered(reader) {
+        let mapped_bytes = access.mapped_bytes(reader);
+        if mapped_bytes == new_bytes {
             return;
         }
+        new_bytes -= mapped_bytes;
+        // Where nothing of a window is cached, the kernel first reads one page of it, and then tries again.
+        new_access = mapped_bytes == 0 || mapped_bytes != reader.end - reader.first;
     } else if same_file && access.goes_on(reader, thread.call) {
         // Only what lies beyond the part before.
         new_bytes = access.end.saturating_sub(reader.end);

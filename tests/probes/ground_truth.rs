@@ -1,13 +1,18 @@
 //! A seeded mix of every way to read, against what the probes counted for each file.
 //!
-//! Tier A is exact to the byte. Tier B counts the pages that an access spans, the last one up to the file's end: exact in
-//! pages. In both, a page fault counts the window of up to 16 pages that it maps, and in tier B O_DIRECT is not seen.
+//! Tier A is exact to the byte. Tier B counts the pages that an access spans, the last one up to the file's end:
+//! - Of cached files exactly those, but for a page more of a splice that begins within a page.
+//! - Of files that are not cached at most those: where a read runs from cached pages into pages that are still being
+//!   read, `filemap_get_pages` hands out the cached ones without its tracepoint (Linux 6.18, its `err` label).
+//! - O_DIRECT is not seen.
+//!
+//! In both tiers a page fault counts the window of up to 16 pages that it maps, each page once in a walk through a mapping.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSliceMut, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use cache_daemon::probe::{Heat, Probes, Tier};
+use cache_daemon::probe::{Heat, Tier};
 use nix::fcntl::SpliceFFlags;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -29,9 +34,11 @@ enum Way {
 
 const WAYS: [Way; 7] = [Way::Read, Way::Pread, Way::Readv, Way::Sendfile, Way::Splice, Way::Mmap, Way::Direct];
 
-/// What a way to read must have been counted as: bytes exactly, accesses in a range.
+/// What a way to read must have been counted as.
 struct Truth {
+    /// At least these bytes, and at most `more` more.
     bytes: u64,
+    more: u64,
     reads: std::ops::RangeInclusive<u32>,
     faults: std::ops::RangeInclusive<u32>,
 }
@@ -49,7 +56,7 @@ fn counted(tier: Tier, size: u64, first: u64, end: u64) -> u64 {
 
 fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth {
     let file = File::open(&sample.path).unwrap();
-    let one = |bytes| Truth { bytes, reads: u32::from(bytes > 0)..=u32::from(bytes > 0), faults: 0..=0 };
+    let one = |bytes| Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=u32::from(bytes > 0), faults: 0..=0 };
     let bytes = counted(tier, sample.size, first, first + len);
     match way {
         Way::Read => {
@@ -74,11 +81,12 @@ fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth
             let sent = nix::sys::sendfile::sendfile(&sink, &file, Some(&mut at), len as usize).unwrap() as u64;
             assert_eq!(sent, (first + len).min(sample.size).saturating_sub(first));
             // Once for each 16 pages of the pipe between.
-            Truth { bytes, reads: u32::from(bytes > 0)..=(bytes / (8 * PAGE) + 1) as u32, faults: 0..=0 }
+            Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=(bytes / (8 * PAGE) + 1) as u32, faults: 0..=0 }
         }
         Way::Splice => {
             let calls = splice(&file, first, len);
-            Truth { bytes, reads: u32::from(bytes > 0)..=calls, faults: 0..=0 }
+            // A call that starts within a page asks for one page more than the pipe has room for; the next starts there.
+            Truth { bytes, more: PAGE, reads: u32::from(bytes > 0)..=calls, faults: 0..=0 }
         }
         Way::Mmap => mapped(&file, sample),
         Way::Direct => {
@@ -116,12 +124,14 @@ fn mapped(file: &File, sample: &Sample) -> Truth {
     let sum: u64 = map.iter().step_by(PAGE as usize).map(|byte| u64::from(*byte)).sum();
     std::hint::black_box(sum);
     let pages = sample.size.div_ceil(PAGE) as u32;
-    Truth { bytes: sample.size, reads: 0..=0, faults: pages.div_ceil(16)..=pages }
+    Truth { bytes: sample.size, more: 0, reads: 0..=0, faults: pages.div_ceil(16)..=pages }
 }
 
-fn check(probes: &Probes, sample: &Sample, before: Heat, truth: &Truth, what: &str) {
-    let heat = grown(probes.heat(sample.ino), before);
-    assert_eq!(heat.bytes, truth.bytes, "bytes: {what}: {heat:?}");
+fn check(tier: Tier, cached: bool, heat: Heat, truth: &Truth, what: &str) {
+    let exact = cached || tier == Tier::A || truth.bytes <= PAGE;
+    let least = if exact { truth.bytes } else { PAGE.min(truth.bytes) };
+    let bytes = least..=truth.bytes + truth.more;
+    assert!(bytes.contains(&heat.bytes), "bytes {bytes:?}: {what}: {heat:?}");
     assert!(truth.reads.contains(&heat.reads), "reads {:?}: {what}: {heat:?}", truth.reads);
     assert!(truth.faults.contains(&heat.faults), "faults {:?}: {what}: {heat:?}", truth.faults);
 }
@@ -132,6 +142,7 @@ fn mix(cached: bool, seed: u64) {
     let Some(probes) = mounted.watch() else { return };
     let tier = probes.report().tier;
     let mut random = StdRng::seed_from_u64(seed);
+    mounted.samples.iter().for_each(|sample| drop(std::fs::read(&sample.path).unwrap()));
     for step in 0..600 {
         let sample = mounted.samples.choose(&mut random).unwrap();
         let way = *WAYS.choose(&mut random).unwrap();
@@ -146,7 +157,7 @@ fn mix(cached: bool, seed: u64) {
         let before = probes.heat(sample.ino);
         let truth = perform(way, tier, sample, first, len);
         let what = format!("seed {seed} step {step}: {way:?} {first}+{len} of {} bytes, cached {cached}", sample.size);
-        check(&probes, sample, before, &truth, &what);
+        check(tier, cached, grown(probes.heat(sample.ino), before), &truth, &what);
     }
 }
 

@@ -17,6 +17,7 @@
 mod attach;
 mod event;
 mod mapped;
+mod memory;
 mod offsets;
 mod readers;
 mod report;
@@ -147,9 +148,7 @@ impl Started {
             Ok((report, attached)) => Self { report, attached: Some(attached) },
             Err(report) => Self { report, attached: None },
         };
-        // The kernel's types took some 100 MiB for a moment; without this the allocator keeps them for ever.
-        // SAFETY: trims free memory; no preconditions.
-        unsafe { libc::malloc_trim(0) };
+        memory::give_back();
         started
     }
 }
