@@ -19,20 +19,36 @@ fn hold_probes() {
     if std::env::var_os(HOLD).is_none() {
         return;
     }
+    let before = anonymous_bytes();
+    let began = std::time::Instant::now();
     let probes = Probes::start(ProbeOptions::new(1, 1000));
+    let starting = began.elapsed();
     assert!(probes.wait(Duration::from_secs(60)));
-    println!("\nholding tier {}", probes.report().tier);
+    eprintln!("start returned after {starting:?}, attached after {:?}", began.elapsed());
+    // Given back just after the wait ends.
+    thread::sleep(Duration::from_millis(200));
+    println!("\nholding tier {} {}", probes.report().tier, anonymous_bytes().saturating_sub(before));
     thread::sleep(Duration::from_secs(600));
 }
 
-fn start_holder() -> Option<Child> {
+/// Resident anonymous memory of this process, bytes: the kernel's arrays are not in it.
+fn anonymous_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// A process that holds probes, and the memory that they cost it, bytes.
+fn start_holder() -> Option<(Child, u64)> {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "leaving::hold_probes", "--ignored", "--nocapture"]).env(HOLD, "1");
-    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let tier = lines.find_map(|line| line.unwrap().strip_prefix("holding tier ").map(str::to_owned));
-    if tier.as_deref() != Some("C") && tier.is_some() {
-        return Some(child);
+    if let Some((tier, kept)) = tier.as_deref().and_then(|line| line.split_once(' '))
+        && tier != "C"
+    {
+        return Some((child, kept.parse().unwrap()));
     }
     let _ = child.kill();
     let _ = child.wait();
@@ -76,7 +92,7 @@ fn until_gone(ids: &HashSet<(String, u32)>) {
 #[test]
 fn a_killed_process_leaves_no_program_map_or_link() {
     for _ in 0..20 {
-        let Some(mut child) = start_holder() else {
+        let Some((mut child, _)) = start_holder() else {
             return eprintln!("SKIPPED: no probes here");
         };
         let ids = held(child.id());
@@ -87,6 +103,17 @@ fn a_killed_process_leaves_no_program_map_or_link() {
         child.wait().unwrap();
         until_gone(&ids);
     }
+}
+
+#[test]
+fn loading_keeps_no_memory() {
+    let Some((mut child, kept_bytes)) = start_holder() else {
+        return eprintln!("SKIPPED: no probes here");
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eprintln!("kept {} KiB", kept_bytes / 1024);
+    assert!(kept_bytes < 5 << 20, "{kept_bytes} bytes stay");
 }
 
 #[test]

@@ -57,6 +57,7 @@ impl Probes {
         let work = move || {
             // Set once, here.
             let _ = cell.set(Started::new(&options));
+            memory::give_back();
         };
         let thread = std::thread::Builder::new().name("probe-start".into()).spawn(work).ok();
         Self { started, thread, figures: Arc::default() }
@@ -144,12 +145,10 @@ impl Drop for Probes {
 
 impl Started {
     fn new(options: &ProbeOptions) -> Self {
-        let started = match attach::attach(options) {
+        match attach::attach(options) {
             Ok((report, attached)) => Self { report, attached: Some(attached) },
             Err(report) => Self { report, attached: None },
-        };
-        memory::give_back();
-        started
+        }
     }
 }
 
