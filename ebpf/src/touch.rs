@@ -57,7 +57,9 @@ impl Access {
         }
         match self.kind {
             Kind::Pages => self.first > reader.first && self.first < reader.end,
-            Kind::Call => is_set(SettingsFlags::VERIFIED_TWICE) && self.first >= reader.first && self.first < reader.end,
+            Kind::Call => {
+                is_set(SettingsFlags::VERIFIED_TWICE) && self.first >= reader.first && self.first < reader.end
+            }
             Kind::Fault => false,
         }
     }

@@ -32,7 +32,8 @@ enum Way {
     Direct,
 }
 
-const WAYS: [Way; 7] = [Way::Read, Way::Pread, Way::Readv, Way::Sendfile, Way::Splice, Way::Mmap, Way::Direct];
+const WAYS: [Way; 7] =
+    [Way::Read, Way::Pread, Way::Readv, Way::Sendfile, Way::Splice, Way::Mmap, Way::Direct];
 
 /// What a way to read must have been counted as.
 struct Truth {
@@ -56,7 +57,8 @@ fn counted(tier: Tier, size: u64, first: u64, end: u64) -> u64 {
 
 fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth {
     let file = File::open(&sample.path).unwrap();
-    let one = |bytes| Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=u32::from(bytes > 0), faults: 0..=0 };
+    let one =
+        |bytes| Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=u32::from(bytes > 0), faults: 0..=0 };
     let bytes = counted(tier, sample.size, first, first + len);
     match way {
         Way::Read => {
@@ -78,10 +80,16 @@ fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth
         Way::Sendfile => {
             let sink = OpenOptions::new().write(true).open("/dev/null").unwrap();
             let mut at = first as i64;
-            let sent = nix::sys::sendfile::sendfile(&sink, &file, Some(&mut at), len as usize).unwrap() as u64;
+            let sent =
+                nix::sys::sendfile::sendfile(&sink, &file, Some(&mut at), len as usize).unwrap() as u64;
             assert_eq!(sent, (first + len).min(sample.size).saturating_sub(first));
             // Once for each 16 pages of the pipe between.
-            Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=(bytes / (8 * PAGE) + 1) as u32, faults: 0..=0 }
+            Truth {
+                bytes,
+                more: 0,
+                reads: u32::from(bytes > 0)..=(bytes / (8 * PAGE) + 1) as u32,
+                faults: 0..=0,
+            }
         }
         Way::Splice => {
             let calls = splice(&file, first, len);
@@ -90,7 +98,8 @@ fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth
         }
         Way::Mmap => mapped(&file, sample),
         Way::Direct => {
-            let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&sample.path).unwrap();
+            let direct =
+                OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&sample.path).unwrap();
             let (first, len) = (first / PAGE * PAGE, len.next_multiple_of(PAGE));
             let mut buffer = vec![0; (len + PAGE) as usize];
             let aligned = buffer.as_ptr().align_offset(PAGE as usize);
@@ -106,7 +115,8 @@ fn splice(file: &File, first: u64, len: u64) -> u32 {
     let mut sink = File::from(out);
     let (mut at, mut left, mut calls) = (first as i64, len as usize, 0);
     while left > 0 {
-        let moved = nix::fcntl::splice(file, Some(&mut at), &into, None, left, SpliceFFlags::empty()).unwrap();
+        let moved =
+            nix::fcntl::splice(file, Some(&mut at), &into, None, left, SpliceFFlags::empty()).unwrap();
         if moved == 0 {
             break;
         }
@@ -156,7 +166,10 @@ fn mix(cached: bool, seed: u64) {
         std::fs::read(&other.path).unwrap();
         let before = probes.heat(sample.ino);
         let truth = perform(way, tier, sample, first, len);
-        let what = format!("seed {seed} step {step}: {way:?} {first}+{len} of {} bytes, cached {cached}", sample.size);
+        let what = format!(
+            "seed {seed} step {step}: {way:?} {first}+{len} of {} bytes, cached {cached}",
+            sample.size
+        );
         check(tier, cached, grown(probes.heat(sample.ino), before), &truth, &what);
     }
 }

@@ -72,9 +72,11 @@ fn held(pid: u32) -> HashSet<(String, u32)> {
 
 /// Ids of everything that is loaded.
 fn loaded() -> HashSet<(String, u32)> {
-    let programs = aya::programs::loaded_programs().filter_map(Result::ok).map(|info| ("prog".to_owned(), info.id()));
+    let programs =
+        aya::programs::loaded_programs().filter_map(Result::ok).map(|info| ("prog".to_owned(), info.id()));
     let maps = aya::maps::loaded_maps().filter_map(Result::ok).map(|info| ("map".to_owned(), info.id()));
-    let links = aya::programs::loaded_links().filter_map(Result::ok).map(|info| ("link".to_owned(), info.id()));
+    let links =
+        aya::programs::loaded_links().filter_map(Result::ok).map(|info| ("link".to_owned(), info.id()));
     programs.chain(maps).chain(links).collect()
 }
 

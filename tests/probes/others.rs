@@ -39,7 +39,8 @@ fn another_mount_and_another_file_system_are_not_counted() {
     assert_eq!((figures.read_bytes.get(), figures.readings.get()), (200 * 50_000, 200));
     assert_eq!(probes.readers().len(), 1);
     let expected: Vec<u64> = ours.samples.iter().take(10).map(|sample| sample.ino.0).collect();
-    let begun: Vec<u64> = events(&probes).into_iter().filter(|event| event.begins).map(|event| event.ino.0).collect();
+    let begun: Vec<u64> =
+        events(&probes).into_iter().filter(|event| event.begins).map(|event| event.ino.0).collect();
     assert_eq!(begun, expected.repeat(20));
     assert!(theirs.samples.iter().all(|sample| probes_of_theirs.heat(sample.ino).begins > 0));
 }

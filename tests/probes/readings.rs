@@ -75,7 +75,9 @@ fn a_thread_that_comes_back_to_a_file_goes_on_with_it() {
 #[test]
 fn a_pause_ends_a_reading() {
     let Some(mounted) = Mounted::new(&[1 << 20]) else { return };
-    let Some(probes) = mounted.watch_with(|options| options.pause = Duration::from_millis(50)) else { return };
+    let Some(probes) = mounted.watch_with(|options| options.pause = Duration::from_millis(50)) else {
+        return;
+    };
     let file = File::open(&mounted.samples[0].path).unwrap();
     for part in 0..3 {
         thread::sleep(Duration::from_millis(100));

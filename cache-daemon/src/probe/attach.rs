@@ -11,7 +11,10 @@ use aya::programs::Program;
 use aya::programs::fentry::FEntryLinkId;
 use aya::programs::tp_btf::BtfTracePointLinkId;
 use aya::{Btf, Ebpf, EbpfLoader};
-use ebpf_common::{Clock, Control, Heat as Record, Losses, READERS, Reader, ReaderTotals, SETTINGS_SYMBOL, Settings, SettingsFlags};
+use ebpf_common::{
+    Clock, Control, Heat as Record, Losses, READERS, Reader, ReaderTotals, SETTINGS_SYMBOL, Settings,
+    SettingsFlags,
+};
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
@@ -106,7 +109,8 @@ pub(super) fn attach(options: &ProbeOptions) -> Result<(ProbeReport, Attached), 
     let kernel = Kernel::running().map_err(ProbeReport::nothing)?;
     let mut ebpf = load(options, &kernel).map_err(ProbeReport::nothing)?;
     let btf = Btf::from_sys_fs().map_err(|error| ProbeReport::nothing(chain(&error)))?;
-    let mut report = Attaching { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, report: ProbeReport::nothing("") }.all();
+    let mut report =
+        Attaching { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, report: ProbeReport::nothing("") }.all();
     if report.tier == Tier::C {
         return Err(report);
     }
@@ -149,7 +153,8 @@ impl Attaching<'_> {
             (Tier::A, "every read of the VFS is seen, to the byte".to_owned())
         } else {
             let why = self.report.left_out.last().map_or("", |left_out| left_out.why.as_str());
-            let why = format!("fentry is refused ({why}); what reads take from the page cache is seen, in pages");
+            let why =
+                format!("fentry is refused ({why}); what reads take from the page cache is seen, in pages");
             if self.add(&READ_PAGES) { (Tier::B, why) } else { (Tier::C, self.nothing()) }
         };
         (self.report.tier, self.report.why) = (tier, why);
@@ -246,8 +251,10 @@ impl Attached {
             aya::maps::Map::Array(data) => Ok(data),
             _ => Err("a map of the object is of another kind".to_owned()),
         };
-        let heat = Mapped::new(array(take("HEAT")?)?.fd(), heat_entries as usize).map_err(|error| chain(&error))?;
-        let readers = Mapped::new(array(take("READING")?)?.fd(), READERS as usize).map_err(|error| chain(&error))?;
+        let heat =
+            Mapped::new(array(take("HEAT")?)?.fd(), heat_entries as usize).map_err(|error| chain(&error))?;
+        let readers =
+            Mapped::new(array(take("READING")?)?.fd(), READERS as usize).map_err(|error| chain(&error))?;
         let control = Mapped::new(array(take("CONTROL")?)?.fd(), 1).map_err(|error| chain(&error))?;
         let clock = Mapped::new(array(take("CLOCK")?)?.fd(), 1).map_err(|error| chain(&error))?;
         let retired = take("RETIRED")?.try_into().map_err(|error| chain(&error))?;
@@ -256,7 +263,18 @@ impl Attached {
         let map_bytes = u64::from(heat_entries) * size_of::<Record>() as u64
             + u64::from(READERS) * size_of::<Reader>() as u64
             + u64::from(options.ring_bytes);
-        Ok(Self { heat, readers, control, clock, tick_ns: tick_ns(), retired, losses, ring: Mutex::new(ring), map_bytes, ebpf })
+        Ok(Self {
+            heat,
+            readers,
+            control,
+            clock,
+            tick_ns: tick_ns(),
+            retired,
+            losses,
+            ring: Mutex::new(ring),
+            map_bytes,
+            ebpf,
+        })
     }
 
     pub(super) fn heat(&self, ino: Ino) -> Option<Heat> {

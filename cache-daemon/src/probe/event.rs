@@ -69,9 +69,17 @@ mod tests {
     #[test]
     fn the_layout_is_that_of_the_probes() {
         use std::mem::offset_of;
-        let longs = [offset_of!(Record, at_ns), offset_of!(Record, ino), offset_of!(Record, first), offset_of!(Record, end)];
+        let longs = [
+            offset_of!(Record, at_ns),
+            offset_of!(Record, ino),
+            offset_of!(Record, first),
+            offset_of!(Record, end),
+        ];
         assert_eq!(longs, [0, 8, 16, 24]);
-        assert_eq!([offset_of!(Record, tgid), offset_of!(Record, tid), offset_of!(Record, flags)], [32, 36, 40]);
+        assert_eq!(
+            [offset_of!(Record, tgid), offset_of!(Record, tid), offset_of!(Record, flags)],
+            [32, 36, 40]
+        );
     }
 
     proptest! {

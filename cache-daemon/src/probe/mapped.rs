@@ -72,7 +72,10 @@ impl<T: Plain> Mapped<T> {
         // SAFETY: in the mapping, which is page-aligned and lives as long as `self`; the kernel changes it in aligned
         // words, and nobody makes plain references into it.
         let words = unsafe {
-            std::slice::from_raw_parts(self.map.as_mut_ptr().cast::<T>().add(index).cast::<AtomicU64>(), size_of::<T>() / 8)
+            std::slice::from_raw_parts(
+                self.map.as_mut_ptr().cast::<T>().add(index).cast::<AtomicU64>(),
+                size_of::<T>() / 8,
+            )
         };
         Some(words)
     }

@@ -86,12 +86,27 @@ mod tests {
     fn reader(tid: u32, tgid: u32, name: &[u8], touched_ticks: u64) -> Reader {
         let mut comm = [0; 16];
         comm[..name.len()].copy_from_slice(name);
-        Reader { tid, tgid, comm, touched_ticks, bytes: 10, reads: 2, begins: 1, cgroup: 5, ..Reader::default() }
+        Reader {
+            tid,
+            tgid,
+            comm,
+            touched_ticks,
+            bytes: 10,
+            reads: 2,
+            begins: 1,
+            cgroup: 5,
+            ..Reader::default()
+        }
     }
 
     #[test]
     fn threads_of_a_process_are_one_row_and_keep_the_sums_of_those_that_lost_their_place() {
-        let threads = [Reader::default(), reader(7, 7, b"main", 3), reader(8, 7, b"pt_data", 9), reader(20, 20, b"cat", 4)];
+        let threads = [
+            Reader::default(),
+            reader(7, 7, b"main", 3),
+            reader(8, 7, b"pt_data", 9),
+            reader(20, 20, b"cat", 4),
+        ];
         let retired = [(7, ReaderTotals { bytes: 100, reads: 1, ..ReaderTotals::default() })];
         let rows = by_process(threads.into_iter(), retired.into_iter(), |ticks| ticks * 1000);
         assert_eq!(rows.iter().map(|row| row.tgid).collect::<Vec<_>>(), [7, 20]);

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 /// The object that `cargo xtask ebpf` builds from `ebpf/`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/object/probes.o"));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/object/probes.o"));
 
 /// Which mount to watch, and with how much memory.
 #[derive(Clone, Debug)]

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-
 /// A count that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);

@@ -83,5 +83,6 @@ pub struct ReadingKey {
     pub padding: u32,
 }
 
-const _: () = assert!(size_of::<Reader>() == 128 && size_of::<ReaderTotals>() == 64 && size_of::<ReadingKey>() == 16);
+const _: () =
+    assert!(size_of::<Reader>() == 128 && size_of::<ReaderTotals>() == 64 && size_of::<ReadingKey>() == 16);
 const _: () = assert!(READERS.is_power_of_two());
