@@ -34,7 +34,7 @@ pub(super) struct Mapped<T> {
 impl<T: Plain> Mapped<T> {
     /// Maps the first `len` values of the array behind `map`, which was made with BPF_F_MMAPABLE.
     pub(super) fn new(map: impl AsFd, len: usize) -> io::Result<Self> {
-        const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() <= 8) };
+        const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() <= 8) };
         let map = MmapOptions::new().len(len * size_of::<T>()).map_raw(map.as_fd().as_raw_fd())?;
         Ok(Self { map, len, of: PhantomData })
     }

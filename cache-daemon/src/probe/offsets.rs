@@ -118,7 +118,7 @@ fn offset_bytes(btf: &Btf, (name, path): Field) -> Option<u32> {
         bits += offset;
         within = member;
     }
-    (bits % 8 == 0).then_some(bits / 8)
+    bits.is_multiple_of(8).then_some(bits / 8)
 }
 
 /// The member `name` of a struct or union: its offset in bits, and its type.
