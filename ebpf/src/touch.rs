@@ -45,20 +45,23 @@ impl Access {
         Self { kind, first: first * PAGE_BYTES, end: (last + 1) * PAGE_BYTES }
     }
 
-    /// A further part of the access that `reader` is in.
+    /// Whether it is a further part of the access that `reader` is in. `asked_end`: its end before it was clipped.
     ///
-    /// The batches of one read have the same end, and those of a sendfile follow each other in the same system call;
-    /// two reads of one range differ in their call. (io_uring's reads are not counted by the kernel: in tier B, one that
-    /// overlaps the last and begins after it is taken for a part of it.)
+    /// Pages: the batches of one read, and the parts of a sendfile, follow each other in one system call; two reads of one
+    /// range differ in their call. (The kernel does not count io_uring's reads as calls: one that overlaps the thread's
+    /// last and begins after it is taken for a part of it.)
+    /// Calls: a splice asks for all that is left and gets what the pipe has room for, again and again: such parts have one
+    /// end. So two reads of which the second is the end of the first count once.
     #[inline(always)]
-    fn goes_on(self, reader: &Reader, call: u64) -> bool {
-        if reader.state & Reader::FAULT != 0 || reader.call != call {
+    fn goes_on(self, asked_end: u64, reader: &Reader, call: u64) -> bool {
+        if reader.state & Reader::FAULT != 0 || self.first >= reader.end {
             return false;
         }
         match self.kind {
-            Kind::Pages => self.first > reader.first && self.first < reader.end,
+            Kind::Pages => reader.call == call && self.first > reader.first,
+            Kind::Call if self.first > reader.first && asked_end == reader.asked_end => true,
             Kind::Call => {
-                is_set(SettingsFlags::VERIFIED_TWICE) && self.first >= reader.first && self.first < reader.end
+                is_set(SettingsFlags::VERIFIED_TWICE) && reader.call == call && self.first >= reader.first
             }
             Kind::Fault => false,
         }
@@ -103,7 +106,7 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
         new_bytes -= mapped_bytes;
         // Where nothing of a window is cached, the kernel first reads one page of it, and then tries again.
         new_access = mapped_bytes == 0 || mapped_bytes != reader.end - reader.first;
-    } else if same_file && access.goes_on(reader, thread.call) {
+    } else if same_file && access.goes_on(asked_end, reader, thread.call) {
         // Only what lies beyond the part before.
         new_bytes = access.end.saturating_sub(reader.end);
         new_access = access.kind == Kind::Pages && asked_end != reader.asked_end;
