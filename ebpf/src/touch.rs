@@ -80,6 +80,39 @@ impl Access {
     }
 }
 
+/// What of an access is not counted yet.
+struct Uncounted {
+    bytes: u64,
+    /// It is an access of its own.
+    is_new: bool,
+    /// One past the last byte that is counted then.
+    end: u64,
+}
+
+impl Uncounted {
+    /// `asked_end`: where the access was to end before it was clipped. `None`: all of it is counted.
+    #[inline(always)]
+    fn of(access: Access, asked_end: u64, reader: &Reader, same_file: bool, call: u64) -> Option<Self> {
+        let bytes = access.end - access.first;
+        if !same_file {
+            return Some(Self { bytes, is_new: true, end: access.end });
+        }
+        if access.kind == Kind::Fault {
+            let mapped_bytes = access.mapped_bytes(reader);
+            // Where nothing of a window is cached, the kernel first reads one page of it, and then tries again.
+            let widens = mapped_bytes != 0 && mapped_bytes == reader.end - reader.first;
+            let uncounted = Self { bytes: bytes - mapped_bytes, is_new: !widens, end: access.end };
+            return (mapped_bytes != bytes).then_some(uncounted);
+        }
+        if access.goes_on(asked_end, reader, call) {
+            let end = access.end.max(reader.end);
+            let is_new = access.kind == Kind::Pages && asked_end != reader.asked_end;
+            return Some(Self { bytes: end - reader.end, is_new, end });
+        }
+        Some(Self { bytes, is_new: true, end: access.end })
+    }
+}
+
 /// Counts `access` to `inode`, which is ours.
 #[inline(always)]
 pub(crate) fn touched(inode: Inode, mut access: Access) {
@@ -93,66 +126,42 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
     let Some(heat) = maps::heat(ino) else { return maps::count(|losses| losses.beyond += 1) };
     let thread = Thread::current();
     let Some(reader) = thread.reader() else { return };
-
-    let is_fault = access.kind == Kind::Fault;
     let same_file = reader.ino == ino;
-    let mut new_bytes = access.end - access.first;
-    let mut new_access = true;
-    if same_file && is_fault {
-        let mapped_bytes = access.mapped_bytes(reader);
-        if mapped_bytes == new_bytes {
-            return;
-        }
-        new_bytes -= mapped_bytes;
-        // Where nothing of a window is cached, the kernel first reads one page of it, and then tries again.
-        new_access = mapped_bytes == 0 || mapped_bytes != reader.end - reader.first;
-    } else if same_file && access.goes_on(asked_end, reader, thread.call) {
-        // Only what lies beyond the part before.
-        new_bytes = access.end.saturating_sub(reader.end);
-        new_access = access.kind == Kind::Pages && asked_end != reader.asked_end;
-    }
+    let Some(uncounted) = Uncounted::of(access, asked_end, reader, same_file, thread.call) else { return };
 
     let now = ticks();
-    let mut flags = 0;
-    if new_access && begins(reader, same_file, ino, access, now) {
-        flags |= EventFlags::BEGIN;
-    }
+    let begins = uncounted.is_new && begins(reader, same_file, ino, access, now);
     if !same_file && reader.state & Reader::ENDED == 0 {
         maps::leave(reader.tid, reader.ino, reader.touched_ticks);
     }
-    let going_on = same_file && flags & EventFlags::BEGIN == 0;
-    let mut state = if going_on { reader.state & Reader::ENDED } else { 0 };
-    if access.end == size {
-        if state & Reader::ENDED == 0 {
-            flags |= EventFlags::END;
-        }
-        state |= Reader::ENDED;
-    }
-    if is_fault {
-        state |= Reader::FAULT;
-        flags |= if flags != 0 { EventFlags::FAULT } else { 0 };
-    }
+    let has_ended = same_file && !begins && reader.state & Reader::ENDED != 0;
+    let ends = access.end == size && !has_ended;
+    let is_fault = access.kind == Kind::Fault;
 
-    reader.state = state;
+    reader.state =
+        if has_ended || ends { Reader::ENDED } else { 0 } | if is_fault { Reader::FAULT } else { 0 };
     reader.ino = ino;
     reader.touched_ticks = now;
     reader.first = access.first;
-    reader.end = access.end;
+    reader.end = uncounted.end;
     reader.asked_end = asked_end;
     reader.call = thread.call;
-    reader.bytes += new_bytes;
+    reader.bytes += uncounted.bytes;
     // SAFETY: a value of an array lives as long as the map; other CPUs only add to it atomically.
     let heat = unsafe { &mut *heat };
-    add_u64(&raw mut heat.bytes, new_bytes);
+    add_u64(&raw mut heat.bytes, uncounted.bytes);
     heat.touched_ticks = now;
-    if new_access && is_fault {
+    if uncounted.is_new && is_fault {
         reader.faults += 1;
         add_u32(&raw mut heat.faults, 1);
-    } else if new_access {
+    } else if uncounted.is_new {
         reader.reads += 1;
         add_u32(&raw mut heat.reads, 1);
     }
-    if flags != 0 {
+    if begins || ends {
+        let flag = |on, bit| if on { bit } else { 0 };
+        let flags =
+            flag(begins, EventFlags::BEGIN) | flag(ends, EventFlags::END) | flag(is_fault, EventFlags::FAULT);
         note(reader, heat, access, flags);
     }
 }

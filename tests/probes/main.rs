@@ -2,7 +2,8 @@
 //!
 //! The mounts serve a source in memory, so nothing of the daemon but the probes is tested here. Every test says SKIPPED
 //! with the reason where this machine permits no FUSE or no BPF; with `PROBES_OBJECT` set, the object in that file is
-//! tested instead of the embedded one (`cargo xtask ebpf --check` does that with one that other versions built).
+//! tested instead of the embedded one (`cargo xtask ebpf --check` does that with one that other versions built). With
+//! `PROBES_REQUIRED` no probes are a failure, and `PROBES_TIER=B` tests that tier where A is to be had.
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -75,6 +76,9 @@ impl Mounted {
     pub(crate) fn watch_with(&self, change: impl FnOnce(&mut ProbeOptions)) -> Option<Probes> {
         let mut options = ProbeOptions::new(self.mount.report().device, self.samples.len() as u64 + 10);
         options.object = object().unwrap_or(options.object);
+        if std::env::var_os("PROBES_TIER").is_some_and(|tier| tier == "B") {
+            options.best = Tier::B;
+        }
         change(&mut options);
         let probes = Probes::start(options);
         assert!(probes.wait(Duration::from_secs(60)), "loading ends");

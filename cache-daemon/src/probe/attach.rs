@@ -103,6 +103,9 @@ unsafe impl aya::Pod for Shared<Losses> {}
 
 /// Loads and attaches as much as works; tier C's report if that does not suffice.
 pub(super) fn attach(options: &ProbeOptions) -> Result<(ProbeReport, Attached), ProbeReport> {
+    if options.best == Tier::C {
+        return Err(ProbeReport::nothing("probes are turned off"));
+    }
     if let Some(missing) = rights::missing() {
         return Err(ProbeReport::nothing(missing));
     }
@@ -110,7 +113,8 @@ pub(super) fn attach(options: &ProbeOptions) -> Result<(ProbeReport, Attached), 
     let mut ebpf = load(options, &kernel).map_err(ProbeReport::nothing)?;
     let btf = Btf::from_sys_fs().map_err(|error| ProbeReport::nothing(chain(&error)))?;
     let mut report =
-        Attaching { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, report: ProbeReport::nothing("") }.all();
+        Attaching { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, report: ProbeReport::nothing("") }
+            .all(options.best);
     if report.tier == Tier::C {
         return Err(report);
     }
@@ -148,20 +152,27 @@ struct Attaching<'a> {
 }
 
 impl Attaching<'_> {
-    fn all(mut self) -> ProbeReport {
-        let (tier, why) = if self.add(&READ_CALLS) {
+    fn all(mut self, best: Tier) -> ProbeReport {
+        let (tier, why) = if best == Tier::A && self.add(&READ_CALLS) {
             (Tier::A, "every read of the VFS is seen, to the byte".to_owned())
+        } else if self.add(&READ_PAGES) {
+            (Tier::B, self.only_pages())
         } else {
-            let why = self.report.left_out.last().map_or("", |left_out| left_out.why.as_str());
-            let why =
-                format!("fentry is refused ({why}); what reads take from the page cache is seen, in pages");
-            if self.add(&READ_PAGES) { (Tier::B, why) } else { (Tier::C, self.nothing()) }
+            (Tier::C, self.nothing())
         };
         (self.report.tier, self.report.why) = (tier, why);
         if tier != Tier::C && !self.both(&FAULTS_TRACED) {
             self.both(&FAULTS_ENTERED);
         }
         self.report
+    }
+
+    fn only_pages(&self) -> String {
+        let why = match self.report.left_out.first() {
+            Some(left_out) => format!("fentry is refused ({})", left_out.why),
+            None => "tier A is turned off".to_owned(),
+        };
+        format!("{why}: only what reads take from the page cache is seen, in pages")
     }
 
     fn nothing(&self) -> String {

@@ -18,6 +18,8 @@ pub struct ProbeOptions {
     pub ring_bytes: u32,
     /// A thread's pause in a file after which it begins a new reading of it.
     pub pause: Duration,
+    /// The best tier to try: A; B to see pages only; C for no probes.
+    pub best: Tier,
     /// The compiled programs; the embedded ones unless a test brings others.
     pub object: &'static [u8],
 }
@@ -25,7 +27,14 @@ pub struct ProbeOptions {
 impl ProbeOptions {
     /// For the mount with this `st_dev` and this many inodes.
     pub fn new(device: u64, inodes: u64) -> Self {
-        Self { device, inodes, ring_bytes: 1 << 20, pause: Duration::from_secs(30), object: OBJECT }
+        Self {
+            device,
+            inodes,
+            ring_bytes: 1 << 20,
+            pause: Duration::from_secs(30),
+            best: Tier::A,
+            object: OBJECT,
+        }
     }
 
     /// Entries of the heat array. It cannot grow, so there is room for objects that are found later: a quarter, and
