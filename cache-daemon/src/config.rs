@@ -47,13 +47,13 @@ pub struct OriginOptions {
     pub endpoint: Option<String>,
     /// The bucket's region.
     pub region: Option<String>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
-    pub path_style: bool,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`; `None`: as the endpoint suggests.
+    pub path_style: Option<bool>,
     /// Requests are not signed.
     pub anonymous: bool,
     /// The profile in `~/.aws` to take credentials from.
     pub profile: Option<String>,
-    /// Plain `http://` endpoints are accepted.
+    /// Plain `http://` endpoints on other machines are accepted.
     pub allow_http: bool,
     /// A request is retried for so long, then the reader gets EIO.
     pub deadline: Duration,
@@ -89,7 +89,7 @@ pub struct StoreOptions {
     pub places: Vec<Place>,
     /// All bytes on all places together.
     pub size_bytes: u64,
-    /// A device with somebody else's signature is taken over.
+    /// Places that hold something else, or a newer format, are taken over.
     pub format: bool,
     /// How the devices are driven.
     pub engine: EngineChoice,
@@ -119,7 +119,7 @@ pub struct Limits {
     pub origin_requests_max: usize,
     /// Bytes of objects in memory between the origin and the store.
     pub fill_bytes_max: u64,
-    /// Extents that wait to be appended; above it a fill answers its readers and is not stored.
+    /// Extents that wait to be appended, and reads that wait for a device; beyond it they are refused.
     pub store_appends_max: usize,
     /// Operations in flight on one engine.
     pub store_depth: usize,
@@ -135,12 +135,13 @@ impl Limits {
     /// The bounds on a machine with `cores` CPUs.
     pub fn on(cores: usize) -> Self {
         Self {
-            // fuser gives each thread a buffer of 16 MiB; beyond 16 threads they only fight for /dev/fuse.
-            fuse_threads: cores.clamp(2, 16),
+            // Four at least, because one may wait for memory; above 16 they only fight for the connection's queue.
+            fuse_threads: cores.clamp(4, 16),
             // 1 786 samples/s (ResNet-50 on one H100) x 0.15 s to the first byte = 270.
             origin_requests_max: 256,
             fill_bytes_max: 256 << 20,
-            store_appends_max: 256,
+            // As many as fills of `fill_bytes_max` can be: a cache that refuses what it has room for is no cache.
+            store_appends_max: 16 << 10,
             store_depth: 64,
             control_clients_max: 16,
             control_request_bytes_max: 64 << 10,

@@ -14,7 +14,9 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, getppid, pipe2, setsid};
+use nix::unistd::{
+    ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, getpid, getppid, gettid, pipe2, setsid,
+};
 
 /// Which of the two processes this is.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ pub fn fork_daemon() -> io::Result<Side> {
 /// No other thread of the process may be doing anything but wait: what locks it holds stay taken in the child.
 unsafe fn fork_alone() -> io::Result<Side> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let parent = nix::unistd::getpid();
+    let parent = getpid();
     // SAFETY: no lock is held by another thread (the caller's promise), so the child may do whatever its parent may.
     match unsafe { fork() }? {
         ForkResult::Parent { .. } => {
@@ -93,7 +95,12 @@ impl Ready {
     /// The mount serves: lets go of the terminal, and of the parent.
     ///
     /// Standard output and error go to `log` (they carry panics; the log proper is the caller's).
+    ///
+    /// # Panics
+    /// If called from another thread than the one that forked: the death signal belongs to that thread
+    /// (prctl(2)), and left set there it would end the daemon together with the command.
     pub fn serves(mut self, log: Option<&Path>) -> io::Result<()> {
+        assert_eq!(gettid(), getpid(), "only the first thread can clear its death signal");
         let null = File::open("/dev/null")?;
         let sink = match log {
             Some(path) => OpenOptions::new().create(true).append(true).mode(0o600).open(path)?,

@@ -18,8 +18,18 @@ struct Bed {
 
 impl Bed {
     fn new(weather: &Weather) -> Self {
+        Self::of(&BTreeSet::new(), weather)
+    }
+
+    /// A bed whose bucket holds `keys` already.
+    fn of(keys: &BTreeSet<String>, weather: &Weather) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("data")).unwrap();
+        for key in keys {
+            let path = root.path().join("data").join(key);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"x").unwrap();
+        }
         Self { origin: Origin::start(root.path(), weather).unwrap(), _root: root }
     }
 
@@ -49,15 +59,10 @@ async fn list_page(store: &AmazonS3, options: PaginatedListOptions) -> (BTreeSet
 
 #[tokio::test]
 async fn a_listing_of_5_000_keys_is_complete_in_pages_of_1_000() {
-    let bed = Bed::new(&Weather::default());
-    let mut expected = BTreeSet::new();
-    for number in 0..5_000 {
-        let key = format!("train/n{:03}/{number:05}.jpg", number % 50);
-        bed.origin.put("data", &key, b"x").unwrap();
-        expected.insert(key);
-    }
+    let expected: BTreeSet<_> =
+        (0..5_000).map(|number| format!("train/n{:03}/{number:05}.jpg", number % 50)).collect();
+    let bed = Bed::of(&expected, &Weather::default());
     let store = bed.client();
-    bed.origin.reset().unwrap();
     let listed: Vec<_> = store.list(Some(&Path::from("train"))).try_collect().await.unwrap();
     assert_eq!(listed.iter().map(|meta| meta.location.to_string()).collect::<BTreeSet<_>>(), expected);
     let counters = bed.origin.counters().unwrap();
@@ -114,7 +119,7 @@ async fn ranges_large_bodies_and_counters_agree() {
     let bed = Bed::new(&Weather { delay_ms: 5, ..Weather::default() });
     let store = bed.client();
     let path = Path::from("train/large");
-    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| ((number * 31) >> 3) as u8).collect();
     store.put(&path, bytes.clone().into()).await.unwrap();
     bed.origin.reset().unwrap();
 

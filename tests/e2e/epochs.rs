@@ -1,5 +1,6 @@
 //! Shuffled epochs of eight processes: every byte, and what they cost in requests.
 
+use epochcache_tests::bed::count;
 use epochcache_tests::bed::data_set::Shape;
 use epochcache_tests::bed::mount::Bed;
 use epochcache_tests::bed::reader::{Access, Readers};
@@ -10,13 +11,13 @@ use crate::{Outcome, needs_fuse};
 /// Cold and warm, every way of reading, files of every awkward size.
 fn every_byte(serve: &str) -> Outcome {
     needs_fuse!();
-    let bed = Bed::new(&Shape::awkward(150), &Weather::default())?;
+    let bed = Bed::new(&Shape::awkward(count(150, 3_000)), &Weather::default())?;
     for access in Access::OF_FILES {
         let cold = bed.mount_command();
         let _ = std::fs::remove_dir_all(&cold.cache_dir);
         let mount = cold.options(&["--serve", serve]).start()?;
         let mut readers = Readers::start(&bed.reading(mount.path()).with(access))?;
-        for epoch in 1..=3 {
+        for epoch in 1..=count(3, 10) {
             readers.epoch(epoch)?.must_be_right(bed.files())?;
         }
         drop(readers);

@@ -1,5 +1,6 @@
 //! An origin with bad days: readers get the right bytes, or EIO after the deadline, and never wait for ever.
 
+use epochcache_tests::bed::count;
 use epochcache_tests::bed::data_set::Shape;
 use epochcache_tests::bed::mount::Bed;
 use epochcache_tests::bed::s3::Weather;
@@ -18,7 +19,7 @@ fn an_epoch_in(weather: &Weather, files: usize) -> anyhow::Result<Bed> {
 #[test]
 fn one_request_in_five_fails() -> Outcome {
     needs_fuse!();
-    let bed = an_epoch_in(&Weather { fail_share: 0.2, ..Weather::default() }, 200)?;
+    let bed = an_epoch_in(&Weather { fail_share: 0.2, ..Weather::default() }, count(200, 4_000))?;
     assert!(bed.origin.counters()?.injected_503 > 20);
     Ok(())
 }
@@ -26,7 +27,7 @@ fn one_request_in_five_fails() -> Outcome {
 #[test]
 fn one_body_in_five_is_truncated() -> Outcome {
     needs_fuse!();
-    let bed = an_epoch_in(&Weather { truncate_share: 0.2, ..Weather::default() }, 200)?;
+    let bed = an_epoch_in(&Weather { truncate_share: 0.2, ..Weather::default() }, count(200, 4_000))?;
     assert!(bed.origin.counters()?.injected_truncated > 20);
     Ok(())
 }

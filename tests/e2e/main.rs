@@ -3,7 +3,9 @@
 //! Each test has its own server, cache and mountpoint. None asserts on time, except that nothing hangs.
 
 mod bad_input;
+mod damage;
 mod epochs;
+mod errands;
 mod failing_origin;
 mod lifecycle;
 mod limit;

@@ -7,7 +7,6 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-mod cost;
 mod ground_truth;
 mod leaving;
 mod others;

@@ -10,6 +10,7 @@ mod bench;
 mod checks;
 mod command;
 mod ebpf;
+mod fuzz;
 mod paddle;
 mod run;
 mod suites;
@@ -31,6 +32,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Build the probes' object, or with --check compare the committed one with the source.
     Ebpf(ebpf::Arguments),
+    /// Fuzz the decoders of everything that others may have written.
+    Fuzz(fuzz::Arguments),
     /// Say what this machine lacks, and how to get it.
     Doctor,
     /// Formatting, clippy, documentation, tests: what a change must pass.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => suites::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Doctor => run::doctor(),
         Task::Ci => checks::run().and_then(|()| suites::run(&suites::Arguments::default())),
     };

@@ -1,17 +1,18 @@
 //! `test`: the suites, their time beside their budget, and what was skipped.
 //!
-//! A test that cannot run here prints `SKIP: reason` and passes; the lines are collected from the
-//! output of both runners and shown at the end, so that nothing passes silently.
+//! A test that cannot run here prints a line `SKIP: reason` and passes. The lines are collected, whichever
+//! runner is there, and shown at the end: nothing passes silently.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use anyhow::{Context, bail};
 
-use crate::command::{cargo, must, step};
-use crate::paddle;
+use crate::command::{cargo, must, step, target};
+use crate::{fuzz, paddle};
 
 /// Which tests.
 #[derive(clap::Args, Default)]
@@ -24,6 +25,13 @@ pub struct Arguments {
     paddle: bool,
     /// Only tests whose name contains this.
     filter: Option<String>,
+}
+
+impl Arguments {
+    /// Tells the tests whether the long counts are wanted.
+    fn long<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        if self.all { command.env("EPOCHCACHE_TEST_ALL", "1") } else { command }
+    }
 }
 
 /// Tests that belong together.
@@ -53,6 +61,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for suite in SUITES {
         outcomes.push(suite.run(runner, arguments)?);
     }
+    if arguments.all && arguments.filter.is_none() {
+        outcomes.push(fuzz_outcome());
+    }
     if arguments.paddle {
         outcomes.push(paddle_outcome()?);
     }
@@ -72,79 +83,93 @@ impl Runner {
     }
 }
 
+/// Reasons for skipping, and how many tests gave each.
+type Skipped = BTreeMap<String, usize>;
+
 /// How a suite went.
 struct Outcome {
     name: &'static str,
     passed: bool,
     took: Duration,
     budget: Duration,
-    /// Reasons, and how many tests gave each.
-    skipped: BTreeMap<String, usize>,
+    skipped: Skipped,
 }
 
 impl Suite {
     fn run(&self, runner: Runner, arguments: &Arguments) -> anyhow::Result<Outcome> {
         eprintln!("== {}", self.name);
         let began = Instant::now();
-        let mut command = self.command(runner, arguments);
-        if arguments.all {
-            command.env("EPOCHCACHE_TEST_ALL", "1");
-        }
-        let (passed, skipped) = run_collecting(&mut command)?;
+        let (passed, skipped) = match runner {
+            Runner::Nextest => self.nextest(arguments)?,
+            Runner::Cargo => self.cargo_test(arguments)?,
+        };
         Ok(Outcome { name: self.name, passed, took: began.elapsed(), budget: self.budget, skipped })
     }
 
-    fn command(&self, runner: Runner, arguments: &Arguments) -> Command {
-        let mut command = match runner {
-            // Output of passing tests is wanted for its SKIP lines; the final status is enough of the rest.
-            Runner::Nextest => {
-                cargo(["nextest", "run", "--cargo-quiet", "--no-tests", "pass", "--no-fail-fast"])
-            }
-            Runner::Cargo => cargo(["test", "--quiet", "--no-fail-fast"]),
-        };
-        command.args(self.targets);
-        if runner == Runner::Nextest {
-            command.args(["--success-output", "immediate", "--status-level", "fail"]);
-            command.args(["--final-status-level", "flaky"]);
-            if std::env::var_os("CI").is_some() {
-                command.args(["--profile", "ci"]);
-            }
-            command.args(&arguments.filter);
-        } else {
-            command.arg("--").arg("--nocapture").args(&arguments.filter);
+    /// Nextest keeps what passing tests print in its JUnit report (.config/nextest.toml).
+    fn nextest(&self, arguments: &Arguments) -> anyhow::Result<(bool, Skipped)> {
+        let profile = if env::var_os("CI").is_some() { "ci" } else { "default" };
+        let report = target().join("nextest").join(profile).join("junit.xml");
+        let _ = fs::remove_file(&report);
+        let mut command = cargo(["nextest", "run", "--cargo-quiet", "--no-tests", "pass", "--no-fail-fast"]);
+        command.args(["--profile", profile]).args(self.targets).args(&arguments.filter);
+        let passed = arguments.long(&mut command).status().context("cargo nextest")?.success();
+        let mut skipped = Skipped::new();
+        for line in fs::read_to_string(&report).unwrap_or_default().lines() {
+            note_skip(&unescaped(line), &mut skipped);
         }
-        command
+        Ok((passed, skipped))
+    }
+
+    fn cargo_test(&self, arguments: &Arguments) -> anyhow::Result<(bool, Skipped)> {
+        let mut command = cargo(["test", "--quiet", "--no-fail-fast"]);
+        command.args(self.targets).arg("--").arg("--nocapture").args(&arguments.filter);
+        let mut child = arguments.long(&mut command).stdout(Stdio::piped()).spawn().context("cargo test")?;
+        let mut skipped = Skipped::new();
+        for line in BufReader::new(child.stdout.take().expect("it is piped")).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            if !note_skip(&line, &mut skipped) {
+                println!("{line}");
+            }
+        }
+        Ok((child.wait()?.success(), skipped))
     }
 }
 
-/// Runs `command`, shows its output less what passing tests say, and collects the reasons for skipping.
-fn run_collecting(command: &mut Command) -> anyhow::Result<(bool, BTreeMap<String, usize>)> {
-    // One pipe for both streams: they must stay in order, and neither may fill up unread.
-    let (reader, writer) = std::io::pipe()?;
-    let mut child = command
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()
-        .with_context(|| command.get_program().to_string_lossy().into_owned())?;
-    // The command holds copies of the pipe's writing end, which would keep it open for ever.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut skipped = BTreeMap::new();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = line?;
-        let line = String::from_utf8_lossy(&line);
-        match line.split_once("SKIP: ") {
-            Some((_, reason)) => *skipped.entry(reason.trim().to_owned()).or_insert(0) += 1,
-            None => eprintln!("{line}"),
-        }
+/// Counts the reason in `line`, if there is one.
+fn note_skip(line: &str, skipped: &mut Skipped) -> bool {
+    let reason = line.split_once("SKIP: ").map(|(_, reason)| reason.trim());
+    if let Some(reason) = reason {
+        *skipped.entry(reason.to_owned()).or_insert(0) += 1;
     }
-    Ok((child.wait()?.success(), skipped))
+    reason.is_some()
+}
+
+/// A line of XML as the test printed it.
+fn unescaped(line: &str) -> String {
+    let entities = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")];
+    entities.iter().fold(line.to_owned(), |line, (entity, text)| line.replace(entity, text))
+}
+
+fn fuzz_outcome() -> Outcome {
+    eprintln!("== fuzz");
+    let began = Instant::now();
+    let (passed, skipped) = match fuzz::cannot() {
+        Some(reason) => (true, Skipped::from([(reason, 1)])),
+        None => {
+            let done = fuzz::run(&fuzz::Arguments::default());
+            (done.inspect_err(|error| eprintln!("fuzz: {error:#}")).is_ok(), Skipped::new())
+        }
+    };
+    Outcome { name: "fuzz", passed, took: began.elapsed(), budget: fuzz::BUDGET, skipped }
 }
 
 fn paddle_outcome() -> anyhow::Result<Outcome> {
     let began = Instant::now();
     paddle::run()?;
     let budget = Duration::from_secs(15 * 60);
-    Ok(Outcome { name: "paddle", passed: true, took: began.elapsed(), budget, skipped: BTreeMap::new() })
+    Ok(Outcome { name: "paddle", passed: true, took: began.elapsed(), budget, skipped: Skipped::new() })
 }
 
 fn report(outcomes: &[Outcome]) -> anyhow::Result<()> {
@@ -169,5 +194,19 @@ fn report(outcomes: &[Outcome]) -> anyhow::Result<()> {
     match outcomes.iter().find(|outcome| !outcome.passed) {
         Some(failed) => bail!("{} tests failed", failed.name),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_and_other_lines_left_alone() {
+        let mut skipped = Skipped::new();
+        let lines = ["test a ... SKIP: no fuse", "    SKIP: no fuse", "SKIP: 5 &lt; 6", "test a ... ok"];
+        let noted = lines.map(|line| note_skip(&unescaped(line), &mut skipped));
+        assert_eq!(noted, [true, true, true, false]);
+        assert_eq!(skipped, Skipped::from([("no fuse".to_owned(), 2), ("5 < 6".to_owned(), 1)]));
     }
 }

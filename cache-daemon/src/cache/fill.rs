@@ -17,6 +17,10 @@ use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::origin::{FetchError, RequestSource};
 use crate::store::{Appended, Rejection};
 
+/// What a fill counts at least, so that the number of appends that wait for the store is bounded too:
+/// 16 Ki of them in 256 MiB.
+const FILL_BYTES_MIN: u64 = 16 << 10;
+
 impl Cache {
     /// Fetches unit `key` of `object` in the background; its flight has been boarded.
     pub(super) fn fetch(self: &Arc<Self>, ino: Ino, object: Arc<Object>, key: UnitKey) {
@@ -42,20 +46,31 @@ impl Cache {
     }
 
     async fn fill_permit(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let kib = bytes.div_ceil(1024) as u32;
+        let kib = bytes.max(FILL_BYTES_MIN).div_ceil(1024) as u32;
         self.fill_kib.clone().acquire_many_owned(kib).await.expect("the semaphore is never closed")
     }
 
     /// Appends the chunks of a unit. What the store refuses is not cached, and counted by the store.
-    fn store_unit(self: &Arc<Self>, object: &Object, key: UnitKey, bytes: &Bytes, permit: OwnedSemaphorePermit) {
+    fn store_unit(
+        self: &Arc<Self>,
+        object: &Object,
+        key: UnitKey,
+        bytes: &Bytes,
+        permit: OwnedSemaphorePermit,
+    ) {
         let chunks = bytes.len().div_ceil(CHUNK_BYTES as usize) as u32;
-        let unit = Arc::new(Landing { cache: self.clone(), key, missing: AtomicU32::new(chunks), _permit: permit });
+        let unit =
+            Arc::new(Landing { cache: self.clone(), key, missing: AtomicU32::new(chunks), _permit: permit });
         for chunk in 0..chunks {
             let start = chunk as usize * CHUNK_BYTES as usize;
             let end = bytes.len().min(start + CHUNK_BYTES as usize);
             let extent = ExtentKey { object: object.fingerprint, chunk: key.unit * UNIT_CHUNKS + chunk };
             let unit = unit.clone();
-            self.store.append(extent, bytes.slice(start..end), Box::new(move |appended| unit.appended(appended)));
+            self.store.append(
+                extent,
+                bytes.slice(start..end),
+                Box::new(move |appended| unit.appended(appended)),
+            );
         }
     }
 

@@ -18,6 +18,8 @@ mod parts;
 mod read;
 mod revalidate;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

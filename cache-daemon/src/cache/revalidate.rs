@@ -66,6 +66,8 @@ impl Revalidation {
         let catalog = self.cache.catalog();
         let Some(object) = catalog.object(ino) else { return Outcome::Seen };
         match self.cache.origin.head(&object.key).await {
+            // Still there: the origin answered another request with something stale, or its listing has no ETags.
+            Ok(Some(listed)) if listed.is_version(&object.etag) => Outcome::Seen,
             Ok(Some(listed)) => {
                 let replaced = catalog.replace(ino, &listed).map(Change::Replaced);
                 self.tell(replaced.into_iter().collect()).await;

@@ -175,7 +175,7 @@ pub(super) type ListingDigest = [u8; 16];
 pub(super) struct Base {
     source: Source,
     pub totals: Totals,
-    /// `None` once a version was replaced: then no listing is known to be the same.
+    /// `None` if something newer than the listing is in it: then no listing is known to be the same.
     pub digest: Option<ListingDigest>,
 }
 

@@ -131,7 +131,8 @@ impl Catalog {
         let report = ListingReport::of(&merged, listing.hidden());
         let retired: Vec<_> = merged.retired.iter().filter_map(|&number| view.node(number)).collect();
         let retired: Vec<_> = retired.iter().map(|node| (node.number, view.retired(node))).collect();
-        let next = Arc::new(Base::built(merged.columns, merged.totals, Some(digest)));
+        let digest = merged.is_as_listed.then_some(digest);
+        let next = Arc::new(Base::built(merged.columns, merged.totals, digest));
 
         let mut state = self.state.write();
         state.overlay.rebase();

@@ -6,11 +6,13 @@
 //! - `a/b/` is a *marker*: it makes the directory `a/b`, empty or not. So does the key that is the prefix
 //!   itself, for the root. What a marker holds is not shown; if that is not nothing, it is counted.
 //! - Where a key is a file and a directory at once (`a` beside `a/b` or `a/`), the directory is shown.
-//! - A key with a name that no path can spell (empty as in `a//b`, `.`, `..`, longer than 255 bytes, with a
-//!   NUL), or of a size that no file here can have, is hidden.
+//! - A key with a name that no path can spell (empty as in `a//b`, `.`, `..`, longer than 255 bytes), that
+//!   object_store cannot ask for (control characters, `PathPart::parse`), or of a size that no file here can have, is hidden.
 //! - A key listed twice (it was replaced while the listing went on) counts once: the newest.
 //!
 //! Whatever is hidden is counted by reason; nothing about a key is ever an error.
+
+use std::fmt;
 
 use crate::object::CHUNK_BYTES;
 
@@ -27,8 +29,8 @@ pub enum HiddenReason {
     EmptyName,
     /// A name `.` or `..`.
     DotName,
-    /// A NUL byte.
-    NulByte,
+    /// An ASCII control character: object_store's paths refuse it, so that the object could not be read.
+    ControlCharacter,
     /// A name longer than [`NAME_BYTES_MAX`].
     NameTooLong,
     /// 4 PiB or more.
@@ -48,7 +50,7 @@ impl HiddenReason {
     pub const ALL: [Self; 9] = [
         Self::EmptyName,
         Self::DotName,
-        Self::NulByte,
+        Self::ControlCharacter,
         Self::NameTooLong,
         Self::ObjectTooLarge,
         Self::BesideDirectory,
@@ -58,7 +60,23 @@ impl HiddenReason {
     ];
 }
 
-/// How many keys are hidden, by reason.
+impl fmt::Display for HiddenReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EmptyName => "with an empty name (a//b)",
+            Self::DotName => "with a name . or ..",
+            Self::ControlCharacter => "with a control character",
+            Self::NameTooLong => "with a name of more than 255 bytes",
+            Self::ObjectTooLarge => "of 4 PiB or more",
+            Self::BesideDirectory => "beside a directory of the same name",
+            Self::MarkerContent => "of directories (a/) that hold bytes",
+            Self::ListedTwice => "listed more than once",
+            Self::CatalogFull => "beyond what a catalog can hold",
+        })
+    }
+}
+
+/// How many keys are hidden, by reason. Displayed as the end of a sentence that begins "hidden keys: ".
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HiddenCounts([u64; HiddenReason::ALL.len()]);
 
@@ -83,6 +101,15 @@ impl HiddenCounts {
     }
 }
 
+impl fmt::Display for HiddenCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (reason, count)) in self.iter().enumerate() {
+            write!(f, "{}{count} {reason}", if place == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 /// Whether `key` can be shown, by its names alone. A marker's slash and the empty key (the root's marker) are fine.
 pub(super) fn check_names(key: &str) -> Result<(), HiddenReason> {
     if key.is_empty() {
@@ -97,7 +124,7 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), HiddenReason> {
         b"" => Err(HiddenReason::EmptyName),
         b"." | b".." => Err(HiddenReason::DotName),
         _ if name.len() > NAME_BYTES_MAX => Err(HiddenReason::NameTooLong),
-        _ if name.contains(&0) => Err(HiddenReason::NulByte),
+        _ if name.iter().any(u8::is_ascii_control) => Err(HiddenReason::ControlCharacter),
         _ => Ok(()),
     }
 }
@@ -117,12 +144,13 @@ mod tests {
             (".", HiddenReason::DotName),
             ("a/../b", HiddenReason::DotName),
             ("a/./", HiddenReason::DotName),
-            ("a\0b", HiddenReason::NulByte),
+            ("a\0b", HiddenReason::ControlCharacter),
+            ("a/new\nline", HiddenReason::ControlCharacter),
             (long.as_str(), HiddenReason::NameTooLong),
         ] {
             assert_eq!(check_names(key), Err(reason), "{key:?}");
         }
-        for key in ["", "a", "a/", "a/b", "...", "a/.b", "\u{fe}\\ \n*", &long[1..]] {
+        for key in ["", "a", "a/", "a/b", "...", "a/.b", "\u{fe}\\ *", &long[1..]] {
             assert_eq!(check_names(key), Ok(()), "{key:?}");
         }
     }
@@ -136,5 +164,6 @@ mod tests {
         }
         assert_eq!(counts.iter().count(), HiddenReason::ALL.len());
         assert_eq!((counts.get(HiddenReason::CatalogFull), counts.total()), (9, 45));
+        assert!(counts.to_string().starts_with("1 with an empty name (a//b), 2 with a name . or .., 3 "));
     }
 }

@@ -5,6 +5,9 @@
 //!
 //! A directory keeps its number as long as its name is a directory's. A file keeps it as long as its ETag
 //! and size are the same, because a number names a version.
+//!
+//! A listing takes a while, and what a read learned meanwhile may be newer: a version that was replaced
+//! since the last merge stays if the listing has an older one, or the name would go back and forth.
 
 use fuse_frontend::source::{Ino, NodeKind};
 use zerocopy::little_endian::U32;
@@ -14,7 +17,7 @@ use super::change::{Change, Replacement};
 use super::listing::{Listing, Shown, is_marker};
 use super::overlay::Numbers;
 use super::version::StoredVersion;
-use super::view::View;
+use super::view::{Node, View};
 
 /// What came of a merge.
 pub(super) struct Merged {
@@ -23,6 +26,8 @@ pub(super) struct Merged {
     pub changes: Vec<Change>,
     /// Numbers that lost their names.
     pub retired: Vec<u32>,
+    /// All is as listed: nothing newer was kept.
+    pub is_as_listed: bool,
     /// Files whose version changed.
     pub changed: u64,
     /// Files whose name was not there before.
@@ -86,6 +91,7 @@ impl<'a> Merge<'a> {
             totals: Totals::default(),
             changes: Vec::new(),
             retired: Vec::new(),
+            is_as_listed: true,
             changed: 0,
             new: 0,
             gone: 0,
@@ -145,6 +151,7 @@ impl<'a> Merge<'a> {
         let old = self.pass_to(name);
         let before = old.and_then(|number| self.previous?.node(number));
         let before = before.filter(|node| node.kind == NodeKind::File);
+        let shown = before.and_then(|node| self.newer(&node, shown)).unwrap_or(*shown);
         let number = match before {
             Some(node) if node.version == shown.version && node.size_bytes == shown.size_bytes => {
                 if node.modified_ns != shown.modified_ns {
@@ -165,10 +172,21 @@ impl<'a> Merge<'a> {
             }
         };
         let version = StoredVersion::store(shown.version, &mut self.merged.columns.etags)
-            .expect("the listing's arena had room for it");
+            .expect("the listing's texts have room, and those kept are few");
         self.put(number, NodeRecord::file(parent, shown.size_bytes, shown.modified_ns, version), name);
         self.merged.totals.files += 1;
         self.merged.totals.bytes += shown.size_bytes;
+    }
+
+    /// `node` in the place of `shown`, if it was replaced since the last merge and `shown` is older.
+    fn newer<'b>(&mut self, node: &Node<'b>, shown: &Shown<'b>) -> Option<Shown<'b>> {
+        let is_replaced = self.previous?.overlay.nodes.contains_key(&node.number);
+        if !is_replaced || node.modified_ns <= shown.modified_ns {
+            return None;
+        }
+        self.merged.is_as_listed = false;
+        let Node { size_bytes, modified_ns, version, .. } = *node;
+        Some(Shown { key: shown.key, size_bytes, modified_ns, version })
     }
 
     /// The number that `name` in the innermost directory had; names before it that were passed over are gone.

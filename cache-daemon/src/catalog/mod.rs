@@ -129,6 +129,10 @@ impl Builder {
     /// The catalog of this listing, to be served from now on. Numbers of what is unchanged are `previous`' (which may be
     /// a snapshot; one that is being served is changed by [`Catalog::apply`] instead).
     pub fn finish(self, previous: Option<&Catalog>) -> (Catalog, ListingReport) {
+        assert!(
+            previous.is_none_or(|previous| previous.origin_url == self.origin_url),
+            "another origin's numbers"
+        );
         let origin_url = self.origin_url.clone();
         let listing = self.sorted();
         let mut numbers =
@@ -137,7 +141,8 @@ impl Builder {
         let merged = merge(&listing, state.as_ref().map(|state| state.view()), &mut numbers);
         merged.retired.iter().for_each(|&number| numbers.give(number));
         let report = ListingReport::of(&merged, listing.hidden());
-        let base = Base::built(merged.columns, merged.totals, Some(listing.digest()));
+        let digest = merged.is_as_listed.then(|| listing.digest());
+        let base = Base::built(merged.columns, merged.totals, digest);
         (Catalog::new(origin_url, base, numbers), report)
     }
 }
@@ -270,6 +275,11 @@ impl Catalog {
                 visit(&node, key.as_str());
             }
         }
+    }
+
+    /// The URL of the data set, the prefix of every key.
+    pub fn origin_url(&self) -> &str {
+        &self.origin_url
     }
 
     /// Files that have a name.

@@ -142,7 +142,7 @@ impl Catalog {
         assert_eq!(files, catalog.files());
     }
 
-    fn of_bytes(bytes: SnapshotBytes, origin_url: Option<&str>) -> Result<Self, SnapshotError> {
+    pub(super) fn of_bytes(bytes: SnapshotBytes, origin_url: Option<&str>) -> Result<Self, SnapshotError> {
         let (header, _) = Header::read_from_prefix(&bytes)
             .map_err(|_| SnapshotError::Corrupt("shorter than its header"))?;
         check_header(&header)?;
@@ -239,7 +239,7 @@ fn write_sections(file: &mut File, digest: ListingDigest, contents: [&[u8]; SECT
 }
 
 /// Puts the checksums in `bytes` right, and what they stand behind, where there are sections at all.
-fn sign(bytes: &mut [u8]) {
+pub(super) fn sign(bytes: &mut [u8]) {
     let Ok((mut header, _)) = Header::read_from_prefix(bytes) else { return };
     header.magic = MAGIC;
     header.version = VERSION.into();

@@ -86,7 +86,7 @@ fn what_cannot_be_shown_is_hidden_and_counted_by_reason() {
         [
             (HiddenReason::EmptyName, 1),
             (HiddenReason::DotName, 3),
-            (HiddenReason::NulByte, 1),
+            (HiddenReason::ControlCharacter, 1),
             (HiddenReason::NameTooLong, 1),
             (HiddenReason::ObjectTooLarge, 1),
             (HiddenReason::BesideDirectory, 1),

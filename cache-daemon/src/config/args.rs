@@ -54,7 +54,7 @@ pub struct MountArgs {
     /// A further place for bytes: a block device, a partition, or a directory. Repeatable.
     #[arg(long, value_name = "PATH", help_heading = "Cache")]
     pub cache_dev: Vec<PathBuf>,
-    /// Takes a --cache-dev that holds another file system or partition table: what is on it is lost.
+    /// Takes places that hold something else (a file system, a newer format): what is on them is lost.
     #[arg(long, help_heading = "Cache")]
     pub format: bool,
     /// How devices are driven.
@@ -70,7 +70,7 @@ pub struct MountArgs {
     /// What an OPEN is answered with: noopen for small files, open for large ones.
     #[arg(long, value_enum, default_value_t, help_heading = "Mount")]
     pub serve: ServeChoice,
-    /// Threads that answer the kernel [default: one a core, 2 to 16].
+    /// Threads that answer the kernel [default: one a core, 4 to 16].
     #[arg(long, value_name = "N", help_heading = "Mount")]
     pub threads: Option<usize>,
     /// Lets other users in; an ordinary user needs user_allow_other in /etc/fuse.conf.
@@ -98,16 +98,23 @@ pub struct MountArgs {
     /// Region of the bucket.
     #[arg(long, value_name = "REGION", help_heading = "Origin")]
     pub region: Option<String>,
-    /// Puts the bucket in the path (endpoint/bucket/key), as most S3-compatible servers want it.
-    #[arg(long, help_heading = "Origin")]
-    pub path_style: bool,
+    /// Puts the bucket in the path (endpoint/bucket/key), or with =false in the host name [default: by the endpoint].
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Origin"
+    )]
+    pub path_style: Option<bool>,
     /// Sends no credentials: for public buckets.
     #[arg(long, help_heading = "Origin")]
     pub anonymous: bool,
     /// Profile in ~/.aws/credentials and ~/.aws/config [default: AWS_PROFILE].
     #[arg(long, value_name = "NAME", help_heading = "Origin")]
     pub profile: Option<String>,
-    /// Accepts an endpoint without TLS.
+    /// Accepts an endpoint without TLS on another machine.
     #[arg(long, help_heading = "Origin")]
     pub allow_http: bool,
     /// Requests in flight at once [default: 256].

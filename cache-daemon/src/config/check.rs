@@ -31,11 +31,6 @@ impl Config {
                 "--iopoll needs io_uring: leave out --engine psync or --iopoll",
             ));
         }
-        if args.format && args.cache_dev.is_empty() {
-            return Err(ConfigError::Conflict(
-                "--format is about a --cache-dev, and there is none: leave it out",
-            ));
-        }
         if args.anonymous && args.profile.is_some() {
             return Err(ConfigError::Conflict(
                 "--anonymous sends no credentials: leave out --profile or --anonymous",
@@ -94,20 +89,9 @@ fn origin(args: &MountArgs) -> Result<OriginOptions, ConfigError> {
     if let Some(endpoint) = &args.endpoint {
         let url = url::Url::parse(endpoint)
             .map_err(|error| refused("--endpoint", endpoint, format!("{error}; give http(s)://host:port")))?;
-        match url.scheme() {
-            "https" => {}
-            "http" if args.allow_http => {}
-            "http" => {
-                return Err(refused(
-                    "--endpoint",
-                    endpoint,
-                    "is not encrypted; add --allow-http if that is meant",
-                ));
-            }
-            other => {
-                let why = format!("{other} is not a protocol of an endpoint; give http(s)://host:port");
-                return Err(refused("--endpoint", endpoint, why));
-            }
+        if !["http", "https"].contains(&url.scheme()) {
+            let why = format!("{} is not a protocol of an endpoint; give http(s)://host:port", url.scheme());
+            return Err(refused("--endpoint", endpoint, why));
         }
     }
     let deadline = duration("--origin-deadline", &args.origin_deadline)?;

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::statfs::{self, FsType};
 use nix::unistd::{AccessFlags, access};
 
@@ -38,7 +39,8 @@ pub(super) struct Machine {
     pub uid: u32,
     pub gid: u32,
     pub mounts: Vec<Mount>,
-    pub fuse_device: bool,
+    /// Whether `/dev/fuse` can be opened, as mount(2) and fusermount3 both need.
+    pub fuse_device: Result<(), Errno>,
     pub fusermount: bool,
     /// `/etc/fuse.conf`, empty if missing.
     pub fuse_conf: String,
@@ -51,7 +53,7 @@ impl Machine {
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
             mounts,
-            fuse_device: Path::new("/dev/fuse").exists(),
+            fuse_device: access("/dev/fuse", AccessFlags::R_OK | AccessFlags::W_OK),
             fusermount: find_program("fusermount3").is_some(),
             fuse_conf: fs::read_to_string("/etc/fuse.conf").unwrap_or_default(),
         })
@@ -59,10 +61,18 @@ impl Machine {
 
     /// Whether this user can mount FUSE here at all, and so.
     pub(super) fn can_mount(&self, allow_other: bool) -> Result<(), ConfigError> {
-        if !self.fuse_device {
-            return Err(ConfigError::Fuse(
-                "/dev/fuse is missing: run `modprobe fuse`; in a container start it with --device /dev/fuse",
-            ));
+        match self.fuse_device {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => {
+                return Err(ConfigError::Fuse(
+                    "/dev/fuse is missing: run `modprobe fuse`; in a container start it with --device /dev/fuse",
+                ));
+            }
+            Err(_) => {
+                return Err(ConfigError::Fuse(
+                    "/dev/fuse cannot be opened: run `chmod 0666 /dev/fuse` as root (the mode of stock systems)",
+                ));
+            }
         }
         if self.uid != 0 && !self.fusermount {
             return Err(ConfigError::Fuse(
@@ -84,21 +94,22 @@ impl Machine {
             io::ErrorKind::NotFound => refused("does not exist; make it with mkdir -p"),
             _ => refused(&format!("{error}; choose a directory that you can enter")),
         })?;
-        if let Some(mount) = mountinfo::mounted_at(&self.mounts, &path) {
+        // Mounts of other kinds are let be: a container's volume is one.
+        if let Some(mount) = mountinfo::mounted_at(&self.mounts, &path).filter(|mount| mount.is_fuse()) {
             let dead = matches!(mountinfo::life(&path), Ok(Life::Dead));
-            let ours = mount.fs_type == FUSE_TYPE;
-            return match (dead, ours) {
+            let shown = path.display();
+            return match (dead, mount.fs_type == FUSE_TYPE) {
                 (true, true) => Ok(path),
                 (true, false) => {
-                    Err(refused(&format!("is a dead mount of {}; detach it with umount -l", mount.fs_type)))
+                    Err(refused(&format!("is a dead mount ({}); detach it with umount -l", mount.fs_type)))
                 }
-                (false, true) => Err(refused(&format!(
-                    "already serves {}; unmount it with `cachectl umount {}`",
-                    mount.source,
-                    path.display()
-                ))),
+                (false, true) => {
+                    let what =
+                        format!("already serves {}; unmount it with `cachectl umount {shown}`", mount.source);
+                    Err(refused(&what))
+                }
                 (false, false) => Err(refused(&format!(
-                    "something is mounted there ({} {}); unmount it or choose another directory",
+                    "{} {} is mounted there; unmount it or choose another directory",
                     mount.fs_type, mount.source
                 ))),
             };

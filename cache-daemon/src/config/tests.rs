@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Parser;
+use nix::errno::Errno;
 
 use super::place::{Machine, user_allow_other};
 use super::*;
@@ -13,7 +14,7 @@ fn machine() -> Machine {
         uid: 0,
         gid: 0,
         mounts: mountinfo::parse(b"22 1 259:1 / / rw - ext4 /dev/root rw\n"),
-        fuse_device: true,
+        fuse_device: Ok(()),
         fusermount: true,
         fuse_conf: String::new(),
     }
@@ -114,9 +115,8 @@ fn every_bad_value_is_named_with_what_to_give() {
         (&["--revalidate", "0s"], &["at least 1s", "--immutable"]),
         (&["--endpoint", "minio:9000"], &["--endpoint minio:9000", "http(s)://host:port"]),
         (&["--endpoint", "minio"], &["--endpoint minio", "http(s)://host:port"]),
-        (&["--endpoint", "http://minio:9000"], &["not encrypted", "--allow-http"]),
+        (&["--endpoint", "s3://minio:9000"], &["s3 is not a protocol", "http(s)://host:port"]),
         (&["--log-level", "loud=x=y"], &["--log-level", "give error, warn"]),
-        (&["--format"], &["--format", "--cache-dev"]),
         (&["--sqpoll", "--engine", "psync"], &["--sqpoll needs io_uring"]),
         (&["--iopoll", "--engine", "psync"], &["--iopoll needs io_uring"]),
         (&["--anonymous", "--profile", "p"], &["--anonymous", "--profile"]),
@@ -147,13 +147,34 @@ fn what_is_mounted_already_is_refused_by_name() {
     let Some(dirs) = Dirs::new() else { return };
     let mnt = std::fs::canonicalize(dirs.path("mnt")).expect("it was made");
     for (fs_type, part) in
-        [("fuse.epochcache", "cachectl umount"), ("nfs4", "something is mounted there (nfs4")]
+        [("fuse.epochcache", "cachectl umount"), ("fuse.sshfs", "fuse.sshfs s3://b is mounted there")]
     {
         let line = format!("70 22 0:50 / {} rw - {fs_type} s3://b rw\n", mnt.display());
         let machine = Machine { mounts: mountinfo::parse(line.as_bytes()), ..machine() };
         let refusal = dirs.config_on(&machine, &dirs.path("mnt"), &dirs.path("cache"), &[]);
         assert_one_line(&refusal.expect_err("it is mounted").to_string(), &[part]);
     }
+}
+
+#[test]
+fn an_empty_volume_of_a_container_is_a_mountpoint() {
+    let Some(dirs) = Dirs::new() else { return };
+    let mnt = std::fs::canonicalize(dirs.path("mnt")).expect("it was made");
+    let line = format!(
+        "22 1 259:1 / / rw - ext4 /dev/root rw\n70 22 259:1 /v {} rw - ext4 /dev/root rw\n",
+        mnt.display()
+    );
+    let machine = Machine { mounts: mountinfo::parse(line.as_bytes()), ..machine() };
+    dirs.config_on(&machine, &dirs.path("mnt"), &dirs.path("cache"), &[]).expect("it is good input");
+}
+
+#[test]
+fn path_style_is_left_open_unless_it_is_given() {
+    let Some(dirs) = Dirs::new() else { return };
+    let style = |more: &[&str]| dirs.config(more).expect("it is good input").origin.path_style;
+    assert_eq!(style(&[]), None);
+    assert_eq!(style(&["--path-style"]), Some(true));
+    assert_eq!(style(&["--path-style=false"]), Some(false));
 }
 
 #[test]
@@ -200,10 +221,9 @@ fn a_machine_without_fuse_names_the_package() {
     let ordinary = || Machine { uid: 1000, ..machine() };
     let refusal =
         |machine: Machine, allow| machine.can_mount(allow).expect_err("it cannot mount").to_string();
-    assert_one_line(
-        &refusal(Machine { fuse_device: false, ..machine() }, false),
-        &["modprobe fuse", "--device"],
-    );
+    let device = |errno| Machine { fuse_device: Err(errno), ..machine() };
+    assert_one_line(&refusal(device(Errno::ENOENT), false), &["modprobe fuse", "--device"]);
+    assert_one_line(&refusal(device(Errno::EACCES), false), &["chmod 0666 /dev/fuse"]);
     assert_one_line(&refusal(Machine { fusermount: false, ..ordinary() }, false), &["package fuse3"]);
     assert_one_line(&refusal(ordinary(), true), &["user_allow_other", "/etc/fuse.conf"]);
     let told = Machine { fuse_conf: "user_allow_other\n".into(), ..ordinary() };

@@ -32,7 +32,8 @@ mod tests;
 pub use client::{Client, ClientError};
 pub use figures::ControlFigures;
 pub use registry::{Registration, Registry, RunningDaemon};
-pub use server::{Server, ServerError};
+pub(crate) use server::decode_request;
+pub use server::{CacheDirLock, Server, ServerError};
 
 /// The version of the protocol: raised when an old `cachectl` would misunderstand a new daemon.
 pub const PROTOCOL_VERSION: u32 = 1;

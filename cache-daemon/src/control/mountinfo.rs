@@ -29,6 +29,13 @@ pub struct Mount {
     pub options: String,
 }
 
+impl Mount {
+    /// Whether a daemon in user space serves it, of whatever kind.
+    pub fn is_fuse(&self) -> bool {
+        self.fs_type == "fuse" || self.fs_type == "fuseblk" || self.fs_type.starts_with("fuse.")
+    }
+}
+
 /// The mounts of this process's namespace, in the order in which they were made.
 pub fn mounts() -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
@@ -42,7 +49,8 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
-    let dash = fields.iter().position(|field| *field == b"-")?;
+    // Behind the six fields that each line has, of which the mountpoint may be called anything.
+    let dash = 6 + fields.get(6..)?.iter().position(|field| *field == b"-")?;
     let text = |index: usize| Some(String::from_utf8_lossy(fields.get(index)?).into_owned());
     let unescaped = |index: usize| Some(OsString::from_vec(unescape(fields.get(index)?)));
     Some(Mount {
@@ -58,8 +66,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
+    let is_octal = |digits: &[u8]| digits.iter().all(|digit| (b'0'..=b'7').contains(digit));
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\');
+        let octal = tail.get(..3).filter(|digits| first == b'\\' && is_octal(digits));
         let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         out.push(code.unwrap_or(first));
         rest = if code.is_some() { &tail[3..] } else { tail };
@@ -79,7 +88,7 @@ pub fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().filter(|mount| path.starts_with(&mount.mountpoint)).max_by_key(depth)
 }
 
-/// What stat(2) says of a mountpoint.
+/// Whether a mount has its daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     /// It answers.
@@ -89,11 +98,13 @@ pub enum Life {
 }
 
 /// Whether the mount at `path` answers. May wait as long as its daemon does.
+///
+/// Asks with statfs(2), the one call that the kernel never answers from a cache: attributes outlive the daemon.
 pub fn life(path: &Path) -> io::Result<Life> {
-    match nix::sys::stat::stat(path) {
+    match nix::sys::statfs::statfs(path) {
         Ok(_) => Ok(Life::Alive),
         // ECONNABORTED: the connection was aborted by hand (/sys/fs/fuse/connections/N/abort).
-        Err(Errno::ENOTCONN | Errno::ECONNABORTED) => Ok(Life::Dead),
+        Err(Errno::ENOTCONN | Errno::ECONNABORTED | Errno::ENODEV) => Ok(Life::Dead),
         Err(errno) => Err(errno.into()),
     }
 }
@@ -163,8 +174,67 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_called_like_the_separator_is_no_separator() {
+        let mounts = parse(b"22 1 0:5 - - rw - tmpfs none rw\n22 1 0:5 / /mnt\n");
+        assert_eq!(mounts.len(), 1);
+        assert_eq!((mounts[0].mountpoint.as_path(), &*mounts[0].fs_type), (Path::new("-"), "tmpfs"));
+    }
+
+    /// As the kernel escapes (fs/proc_namespace.c, show_mountinfo: mangle of blank, tab, newline, backslash, #).
+    fn escape(path: &[u8]) -> Vec<u8> {
+        let escaped = |&byte: &u8| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+            other => vec![other],
+        };
+        path.iter().flat_map(escaped).collect()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_mountpoint_comes_back_as_it_was(name in proptest::collection::vec(1_u8.., 0..40)) {
+            let line = [b"1 2 0:3 / /", &escape(&name)[..], b" rw - fuse.epochcache s3://b rw\n"].concat();
+            let mountpoint = PathBuf::from(OsString::from_vec([b"/", &name[..]].concat()));
+            proptest::prop_assert_eq!(&parse(&line)[0].mountpoint, &mountpoint);
+        }
+
+        #[test]
+        fn no_text_is_too_strange(text in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            parse(&text);
+        }
+    }
+
+    /// A mount at `path` whose daemon died before it said a word; `None` where mounting is not allowed.
+    fn dead_mount(path: &Path) -> Option<()> {
+        use std::os::fd::AsRawFd;
+        let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").ok()?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV;
+        nix::mount::mount(Some("s3://gone"), path, Some(FUSE_TYPE), flags, Some(options.as_str())).ok()
+    }
+
+    #[test]
+    fn a_dead_mount_is_known_as_one_and_is_detached() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().canonicalize().expect("it was just made");
+        if dead_mount(&path).is_none() {
+            eprintln!("skipped: mounting needs root and /dev/fuse");
+            return;
+        }
+        let is_mounted = || mounted_at(&mounts().expect("/proc is there"), &path).cloned();
+        let found = (is_mounted(), life(&path).ok(), resolve(&path).ok());
+        let detached = detach(&path);
+        // Nothing is asserted before the mount is gone: a failure must not leave it behind.
+        detached.expect("root may");
+        let mount = found.0.expect("it was mounted");
+        assert_eq!((mount.fs_type.as_str(), mount.source.as_str()), (FUSE_TYPE, "s3://gone"));
+        assert_eq!((found.1, found.2), (Some(Life::Dead), Some(path.clone())));
+        assert_eq!((is_mounted(), life(&path).ok()), (None, Some(Life::Alive)));
+    }
+
+    #[test]
     fn a_backslash_that_escapes_nothing_stays() {
         assert_eq!(unescape(b"a\\04"), b"a\\04");
+        assert_eq!(unescape(b"\\+12"), b"\\+12", "an integer may have a sign, an escape not");
         assert_eq!(unescape(b"\\134x\\011"), b"\\x\t");
     }
 }

@@ -36,8 +36,8 @@ pub struct Registration {
 }
 
 impl Registry {
-    /// This user's registry: `/run/epochcache` for root, else in `XDG_RUNTIME_DIR` or `/tmp`. Made if missing.
-    pub fn of_user() -> io::Result<Self> {
+    /// This user's registry: `/run/epochcache` for root, else in `XDG_RUNTIME_DIR` or `/tmp`.
+    pub fn of_user() -> Self {
         let uid = nix::unistd::geteuid().as_raw();
         let dir = match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
             _ if uid == 0 => PathBuf::from("/run/epochcache"),
@@ -47,26 +47,29 @@ impl Registry {
         Self::at(dir)
     }
 
-    /// The registry in `dir`, which is made for its owner only.
-    ///
-    /// In `/tmp` somebody else may have made it first: then it is refused.
-    pub fn at(dir: PathBuf) -> io::Result<Self> {
-        match DirBuilder::new().mode(0o700).create(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+    /// The registry in `dir`, which need not exist: [`Registry::register`] makes it, for its owner only.
+    pub fn at(dir: PathBuf) -> Self {
+        Self(dir)
+    }
+
+    /// In `/tmp` somebody else may have made the directory first: then what is in it is not believed.
+    fn trusted(&self) -> io::Result<()> {
+        let meta = fs::symlink_metadata(&self.0)?;
+        if meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0 {
+            return Ok(());
         }
-        let meta = fs::symlink_metadata(&dir)?;
-        if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
-            return Err(io::Error::other(format!(
-                "{} is not a directory that only you can write to; remove it",
-                dir.display()
-            )));
-        }
-        Ok(Self(dir))
+        Err(io::Error::other(format!(
+            "{} is not a directory that only you can write to; remove it",
+            self.0.display()
+        )))
     }
 
     /// Makes `daemon` known for as long as the answer lives.
     pub fn register(&self, daemon: &RunningDaemon) -> io::Result<Registration> {
+        match DirBuilder::new().mode(0o700).create(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => self.trusted()?,
+        }
         let path = self.0.join(format!("{}.json", daemon.pid));
         // Complete and locked before it has its name: nobody sees half a file, or one without its lock.
         let fresh = self.0.join(format!("{}.new", daemon.pid));
@@ -79,6 +82,10 @@ impl Registry {
 
     /// The daemons that run, by mountpoint. Files of dead ones are removed.
     pub fn running(&self) -> io::Result<Vec<RunningDaemon>> {
+        match self.trusted() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other?,
+        }
         let mut running = Vec::new();
         for entry in fs::read_dir(&self.0)? {
             let path = entry?.path();

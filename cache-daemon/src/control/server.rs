@@ -10,7 +10,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,12 +40,12 @@ pub enum ServerError {
     #[error(
         "cache directory {0} is in use by another daemon; unmount it (`cachectl list` shows it), or choose another directory"
     )]
-    InUse(std::path::PathBuf),
+    InUse(PathBuf),
     /// The socket could not be made.
     #[error("no control socket in {path}: {error}", path = path.display())]
     Io {
         /// The cache directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// What the kernel said.
         error: io::Error,
     },
@@ -57,7 +57,7 @@ pub struct Server {
     listener: Arc<UnixListener>,
     accepting: Option<thread::JoinHandle<()>>,
     dir: SocketDir,
-    _lock: Flock<File>,
+    _lock: CacheDirLock,
 }
 
 struct Shared {
@@ -78,19 +78,39 @@ struct Clients {
     streams: Vec<(u64, Arc<UnixStream>)>,
 }
 
+/// A cache directory that is this daemon's alone, for as long as this lives.
+pub struct CacheDirLock {
+    cache_dir: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl CacheDirLock {
+    /// Locks `cache_dir`; a live daemon's is an error.
+    pub fn take(cache_dir: &Path) -> Result<Self, ServerError> {
+        let failed = |error: io::Error| ServerError::Io { path: cache_dir.to_owned(), error };
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(0o600);
+        let file = options.open(cache_dir.join(LOCK_NAME)).map_err(failed)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => ServerError::InUse(cache_dir.to_owned()),
+            errno => failed(errno.into()),
+        })?;
+        Ok(Self { cache_dir: cache_dir.to_owned(), _lock: lock })
+    }
+}
+
 impl Server {
-    /// Takes the control socket of `cache_dir` and answers through `answers`.
+    /// Takes the control socket of the locked cache directory and answers through `answers`.
     ///
-    /// A socket that a dead daemon left is replaced; a live daemon's is an error.
+    /// A socket that a dead daemon left is replaced.
     pub fn start(
-        cache_dir: &Path,
+        lock: CacheDirLock,
         limits: &Limits,
         figures: Arc<ControlFigures>,
         answers: Arc<dyn Answers>,
     ) -> Result<Self, ServerError> {
-        let failed = |error: io::Error| ServerError::Io { path: cache_dir.to_owned(), error };
-        let lock = lock(cache_dir)?;
-        let dir = SocketDir::open(cache_dir).map_err(failed)?;
+        let failed = |error: io::Error| ServerError::Io { path: lock.cache_dir.clone(), error };
+        let dir = SocketDir::open(&lock.cache_dir).map_err(failed)?;
         let listener = Arc::new(listen_at(&dir.socket()).map_err(failed)?);
         let shared = Arc::new(Shared {
             answers,
@@ -132,17 +152,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn lock(cache_dir: &Path) -> Result<Flock<File>, ServerError> {
-    let failed = |error: io::Error| ServerError::Io { path: cache_dir.to_owned(), error };
-    let path = cache_dir.join(LOCK_NAME);
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(failed)?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => ServerError::InUse(cache_dir.to_owned()),
-        errno => failed(errno.into()),
-    })
 }
 
 /// A listening socket at `path`, mode 0600 from its first moment; whatever was there is removed.
@@ -254,18 +263,23 @@ impl Shared {
     /// Reads and decodes the one request, or says what is wrong with it.
     fn request(&self, stream: &UnixStream) -> Result<super::Request, String> {
         let line = read_line(stream, self.request_bytes_max, self.patience)?;
-        let VersionOfLine { v } =
-            serde_json::from_slice(&line).map_err(|error| format!("not a request: {error}"))?;
-        if v != PROTOCOL_VERSION {
-            return Err(format!(
-                "this daemon ({}) speaks version {PROTOCOL_VERSION} of the control protocol, the client version {v}: use the cachectl of the daemon's release",
-                env!("CARGO_PKG_VERSION")
-            ));
-        }
-        let line: RequestLine =
-            serde_json::from_slice(&line).map_err(|error| format!("not a request: {error}"))?;
-        Ok(line.request)
+        decode_request(&line)
     }
+}
+
+/// The request in `line`, or what is wrong with it.
+pub(crate) fn decode_request(line: &[u8]) -> Result<super::Request, String> {
+    let VersionOfLine { v } =
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+    if v != PROTOCOL_VERSION {
+        return Err(format!(
+            "this daemon ({}) speaks version {PROTOCOL_VERSION} of the control protocol, the client version {v}: use the cachectl of the daemon's release",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    let line: RequestLine =
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+    Ok(line.request)
 }
 
 struct Slot<'a> {

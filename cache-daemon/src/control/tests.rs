@@ -55,7 +55,7 @@ fn limits() -> Limits {
 }
 
 fn start(dir: &Path, figures: &Arc<ControlFigures>) -> Result<Server, ServerError> {
-    Server::start(dir, &limits(), figures.clone(), Arc::new(Parrot))
+    Server::start(CacheDirLock::take(dir)?, &limits(), figures.clone(), Arc::new(Parrot))
 }
 
 impl Daemon {
@@ -66,7 +66,8 @@ impl Daemon {
     fn with(limits: &Limits) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let figures = Arc::new(ControlFigures::default());
-        let server = Server::start(dir.path(), limits, figures.clone(), Arc::new(Parrot));
+        let server = CacheDirLock::take(dir.path())
+            .and_then(|lock| Server::start(lock, limits, figures.clone(), Arc::new(Parrot)));
         let server = server.expect("the directory is ours");
         Self { dir, server, figures }
     }
@@ -158,6 +159,18 @@ fn garbage_gets_an_error_line_and_the_daemon_lives_on() {
     }
     assert_eq!(daemon.figures.refused.get(), cases.len() as u64);
     daemon.client().ask::<Pong>(&Request::Ping).expect("the daemon lives");
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_in_a_path_stays_on_one_line_and_comes_back(path in ".*", rate in proptest::num::u64::ANY) {
+        for request in [Request::Drop { path: Some(path) }, Request::Verify { rate_bytes_per_s: Some(rate) }] {
+            let line = encode(&RequestLine { v: PROTOCOL_VERSION, request: request.clone() });
+            proptest::prop_assert_eq!(line.iter().position(|&byte| byte == b'\n'), Some(line.len() - 1));
+            let back: RequestLine = serde_json::from_slice(&line).expect("it was just encoded");
+            proptest::prop_assert_eq!(back.request, request);
+        }
+    }
 }
 
 #[test]
@@ -259,7 +272,9 @@ fn running(mountpoint: &str, pid: u32) -> RunningDaemon {
 #[test]
 fn the_registry_lists_the_living_and_removes_the_dead() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let registry = Registry::at(dir.path().join("r")).expect("it is made");
+    let registry = Registry::at(dir.path().join("r"));
+    assert_eq!(registry.running().expect("none is no error"), []);
+    assert!(!dir.path().join("r").exists(), "looking must not make anything");
     let b = registry.register(&running("/b", 2)).expect("it registers");
     let _a = registry.register(&running("/a", 1)).expect("it registers");
     std::fs::write(dir.path().join("r/9.json"), serde_json::to_vec(&running("/dead", 9)).expect("plain"))
@@ -280,7 +295,9 @@ fn a_registry_that_others_can_write_to_is_refused() {
     let open = dir.path().join("r");
     std::fs::create_dir(&open).expect("the directory is ours");
     std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
-    assert!(Registry::at(open).is_err());
     std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).expect("the directory is ours");
-    assert!(Registry::at(dir.path().join("link")).is_err());
+    for registry in [Registry::at(open), Registry::at(dir.path().join("link"))] {
+        assert!(registry.register(&running("/m", 1)).is_err());
+        assert!(registry.running().is_err());
+    }
 }

@@ -45,9 +45,7 @@ fn snapshot(path: &Path, origin: &str) -> anyhow::Result<Option<Catalog>> {
             tracing::info!("the cache directory served another data set before: its bytes give way");
             Ok(None)
         }
-        Err(error @ SnapshotError::Newer { .. }) => {
-            Err(error).with_context(|| format!("{}", path.display()))
-        }
+        Err(error @ SnapshotError::Newer { .. }) => Err(error).with_context(|| format!("{}", path.display())),
         Err(error) => {
             tracing::warn!(%error, path = %path.display(), "the catalog's snapshot cannot be used: listing again");
             Ok(None)
@@ -71,11 +69,17 @@ async fn listed(parts: &Parts, shutdown: &Shutdown) -> anyhow::Result<Catalog> {
     }
     bar.finish_and_clear();
     let (catalog, report) = builder.finish(None);
+    if catalog.files() == 0 && report.hidden.total() == 0 {
+        anyhow::bail!("{}: nothing is there: look at the prefix's spelling", parts.origin.url());
+    }
     let seconds = began.elapsed().as_secs_f64();
     parts.figures.catalog.listed(&report, began.elapsed());
     tracing::info!(files = report.files, bytes = report.bytes, seconds, "listed");
     if report.hidden.total() > 0 {
-        tracing::warn!(hidden = report.hidden.total(), "keys that cannot be file names are not shown; see `cachectl stats`");
+        tracing::warn!(
+            hidden = report.hidden.total(),
+            "keys that cannot be file names are not shown; see `cachectl stats`"
+        );
     }
     Ok(catalog)
 }

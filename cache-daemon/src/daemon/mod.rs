@@ -21,7 +21,7 @@ use fuse_frontend::source::FileSource;
 use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Revalidation};
 use crate::catalog::{Change, Replacement};
 use crate::config::Config;
-use crate::control::{Registration, Registry, RunningDaemon, Server};
+use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
 use parts::Parts;
@@ -58,6 +58,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
         .build()
         .context("starting the threads for the origin")?;
 
+    let lock = CacheDirLock::take(&config.store.cache_dir)?;
     let parts = Parts::open(&config, runtime.handle())?;
     let early = config.mount.early.then(|| Arc::new(EarlySource::new(TTL)));
     let mut mount = None;
@@ -95,8 +96,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
     let revalidating = runtime.spawn(revalidation.run(outdated, opened.from_snapshot));
     let status = Arc::new(Status::new(&config, &parts, cache.clone(), mount.clone(), shutdown.clone()));
-    let mut control =
-        Server::start(&config.store.cache_dir, &config.limits, parts.figures.control.clone(), status.clone())?;
+    let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     let registration = register(&config, &parts);
     status.log_start();
     if !config.mount.early {
@@ -108,13 +108,14 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     tracing::info!(?reason, "ending");
     let unmounted = unmount(&mount);
     revalidating.abort();
-    control.stop();
-    drop(registration);
     let settled = runtime.block_on(async { tokio::time::timeout(SETTLE, cache.settle()).await.is_ok() });
     if !settled {
         tracing::warn!("fills were still under way: what they fetched is not kept");
     }
     let saved = parts.close(&catalog);
+    control.stop();
+    // Last: `cachectl umount` waits until it is gone.
+    drop(registration);
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(if unmounted && saved { End::Clean } else { End::Dirty })
 }
@@ -135,7 +136,7 @@ fn register(config: &Config, parts: &Parts) -> Option<Registration> {
         cache_dir: config.store.cache_dir.clone(),
         origin: parts.origin.url().to_owned(),
     };
-    match Registry::of_user().and_then(|registry| registry.register(&daemon)) {
+    match Registry::of_user().register(&daemon) {
         Ok(registration) => Some(registration),
         Err(error) => {
             tracing::warn!(%error, "not in the list of running daemons: cachectl needs --cache-dir");

@@ -88,7 +88,7 @@ fn origin_options(config: &Config) -> OriginOptions {
     OriginOptions {
         endpoint: origin.endpoint.clone(),
         region: origin.region.clone(),
-        path_style: origin.path_style.then_some(true),
+        path_style: origin.path_style,
         allow_http: origin.allow_http,
         anonymous: origin.anonymous,
         profile: origin.profile.clone(),
@@ -109,6 +109,7 @@ fn store_config(config: &Config) -> StoreConfig {
     StoreConfig {
         reserved_bytes: reserved_bytes(&options.cache_dir, options.size_bytes),
         format: options.format,
+        queue: config.limits.store_appends_max,
         engine: match options.engine {
             EngineChoice::Auto => EngineKind::Auto,
             EngineChoice::IoUring => EngineKind::Uring,

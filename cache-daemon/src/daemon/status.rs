@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use fuse_frontend::figures::{Row, RowValue};
+use fuse_frontend::figures::RowValue;
 use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
@@ -13,10 +13,13 @@ use crate::config::Config;
 use crate::control::{Answers, Pong, Refusal, Request};
 use crate::errands::{drop_path, verify};
 use crate::signals::{Reason, Shutdown};
-use crate::stats::snapshot::{DaemonState, MountState, PlaceState, ProbeState, Snapshot, StoreState};
-use crate::stats::{Description, LatencySummary, Value};
-use crate::store::health::State;
+use crate::stats::snapshot::{
+    DaemonState, MountState, PlaceState, ProbeState, Snapshot, StoreState, described,
+};
+use crate::stats::store::USAGE;
+use crate::stats::{LatencySummary, Value};
 use crate::store::Usage;
+use crate::store::health::State;
 
 /// Answers for a daemon that serves.
 pub(super) struct Status {
@@ -31,7 +34,13 @@ pub(super) struct Status {
 
 impl Status {
     /// Answers for the daemon of these parts.
-    pub fn new(config: &Config, parts: &Parts, cache: Arc<Cache>, mount: Arc<Mount>, shutdown: Shutdown) -> Self {
+    pub fn new(
+        config: &Config,
+        parts: &Parts,
+        cache: Arc<Cache>,
+        mount: Arc<Mount>,
+        shutdown: Shutdown,
+    ) -> Self {
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -42,7 +51,9 @@ impl Status {
         let engine = parts.report.volumes.first().map(|volume| &volume.engine);
         let store = StoreState {
             engine: engine.map_or_else(String::new, |engine| engine.name.to_owned()),
-            engine_why: engine.and_then(|engine| engine.reason.clone()).unwrap_or_else(|| "it works here".to_owned()),
+            engine_why: engine
+                .and_then(|engine| engine.reason.clone())
+                .unwrap_or_else(|| "it works here".to_owned()),
             size_bytes: config.store.size_bytes,
             places: Vec::new(),
         };
@@ -91,7 +102,7 @@ impl Status {
 
     fn add_figures(&self, snapshot: &mut Snapshot, usage: &Usage) {
         for row in self.mount.counts().snapshot() {
-            snapshot.add_row(description(&row), value(row.value));
+            snapshot.add_row(described(&row), value(row.value));
         }
         let cache = &self.figures.cache;
         snapshot.add(&**cache);
@@ -113,10 +124,20 @@ impl Status {
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();
-        snapshot.add_ratio("hit_ratio", "Reads that reached the daemon and were answered from the store.", store_hits, all);
+        snapshot.add_ratio(
+            "hit_ratio",
+            "Reads that reached the daemon and were answered from the store.",
+            store_hits,
+            all,
+        );
         let written = self.figures.store.device_write_bytes.get();
         let appended = self.figures.store.appended_bytes.get();
-        snapshot.add_ratio("store_write_amplification", "Bytes written to devices for each byte stored.", written, appended);
+        snapshot.add_ratio(
+            "store_write_amplification",
+            "Bytes written to devices for each byte stored.",
+            written,
+            appended,
+        );
     }
 
     fn add_degraded(&self, snapshot: &mut Snapshot) {
@@ -149,27 +170,12 @@ impl Status {
     }
 }
 
-/// The store's occupancy, in the order in which `add_figures` gives it.
-pub(super) const USAGE: [Description; 7] = [
-    Description { name: "store_limit_bytes", unit: "bytes", meaning: "The limit on everything on disk: --cache-size." },
-    Description { name: "store_used_bytes", unit: "bytes", meaning: "What volumes and checkpoints take on disk, in blocks." },
-    Description { name: "store_live_bytes", unit: "bytes", meaning: "Bytes on disk of extents that can be read." },
-    Description { name: "store_extents", unit: "extents", meaning: "Extents that can be read." },
-    Description { name: "store_index_bytes", unit: "bytes", meaning: "Memory of the index." },
-    Description { name: "store_free_segments", unit: "segments", meaning: "Segments that nothing is in." },
-    Description { name: "store_segments", unit: "segments", meaning: "Segments of all volumes." },
-];
-
 fn probes() -> ProbeState {
     ProbeState {
         tier: "C".to_owned(),
         why: "this version has no probes: only the daemon's own requests are seen".to_owned(),
         attached: Vec::new(),
     }
-}
-
-fn description(row: &Row) -> Description {
-    Description { name: row.name, unit: row.unit, meaning: row.meaning }
 }
 
 fn value(value: RowValue) -> Value {

@@ -34,8 +34,12 @@ pub(super) fn look(dir: &Path) -> Vec<Check> {
         checks.push(free(fs.blocks_available(), fs.blocks(), fs.fragment_size()));
     }
     if let Some(queue) = queue(&resolved) {
-        checks.push(rotational(read(queue.join("rotational")).as_deref()));
-        checks.push(scheduler(read(queue.join("scheduler")).as_deref(), &queue));
+        let spins = read(queue.join("rotational"));
+        checks.push(rotational(spins.as_deref()));
+        // On a spinning disk a scheduler earns its cost.
+        if spins.as_deref() == Some("0") {
+            checks.push(scheduler(read(queue.join("scheduler")).as_deref(), &queue));
+        }
     }
     checks
 }
@@ -143,11 +147,12 @@ fn scheduler(text: Option<&str>, queue: &Path) -> Check {
     if chosen == "none" {
         return Check::ok("scheduler", chosen);
     }
+    let disk = queue.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     Check::warn(
         "scheduler",
         chosen,
         "on NVMe a scheduler costs CPU a read and orders nothing",
-        &format!("echo none | sudo tee {}", queue.join("scheduler").display()),
+        &format!("echo none | sudo tee /sys/block/{disk}/queue/scheduler"),
     )
 }
 
@@ -174,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_scheduler_in_brackets_is_the_one() {
-        let queue = Path::new("/sys/block/nvme0n1/queue");
+        let queue = Path::new("/sys/devices/pci0000:00/nvme/nvme0/nvme0n1/queue");
         assert_eq!(scheduler(Some("[none] mq-deadline"), queue).state, State::Ok);
         let check = scheduler(Some("none [mq-deadline] bfq"), queue);
         assert!(check.found == "mq-deadline" && check.do_what.contains("/sys/block/nvme0n1/queue/scheduler"));

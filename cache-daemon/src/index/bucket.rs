@@ -132,11 +132,11 @@ impl<W: Word> Bucket<W> {
         Self { header: zero(), tags: zero(), slots: std::array::from_fn(|_| std::array::from_fn(|_| zero())) }
     }
 
-    /// What the kernel does to a bucket whose memory is given back.
+    /// What the kernel does to a bucket whose memory is given back, as far as its first slot.
     #[cfg(test)]
     pub(super) fn erase(&self) {
-        let all = [&self.header, &self.tags].into_iter().chain(self.slots.iter().flatten());
-        all.for_each(|word| word.store(0, Ordering::Release));
+        let words = [&self.header, &self.tags].into_iter().chain(&self.slots[0]);
+        words.for_each(|word| word.store(0, Ordering::Release));
     }
 
     /// The extent of `key`, if it is here, and whether the search goes on in the next bucket if not.
@@ -170,7 +170,7 @@ impl<W: Word> Bucket<W> {
     /// cannot begin before this one's data is there. The borrow may add a slot above a true one.
     #[inline(always)]
     fn candidates(&self, key: &Key) -> u64 {
-        let differences = self.tags.load(Ordering::Relaxed) ^ key.tag() * TAG_ONES;
+        let differences = self.tags.load(Ordering::Relaxed) ^ (key.tag() * TAG_ONES);
         differences.wrapping_sub(TAG_ONES) & !differences & TAG_ONES << (TAG_BITS - 1)
     }
 

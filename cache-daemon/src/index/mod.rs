@@ -15,6 +15,7 @@
 
 mod addr;
 mod bucket;
+pub mod checkpoint;
 mod measure;
 mod probe;
 mod shard;

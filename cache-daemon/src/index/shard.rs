@@ -158,7 +158,8 @@ impl<T: Table> Shard<T> {
         self.state.store(state.wrapping_add(1 << TABLE_BITS), Ordering::Release);
     }
 
-    fn grow(&self) {
+    /// Copies everything to a larger table. The lock is held.
+    pub(super) fn grow(&self) {
         let state = self.state.load(Ordering::Relaxed);
         let old = self.table(state);
         let larger = if old.len() < SMALL_TABLE { old.len() * 2 } else { old.len() * 4 / 3 };

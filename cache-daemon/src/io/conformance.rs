@@ -223,6 +223,8 @@ fn an_engine_may_be_built_in_one_thread_and_used_in_another<S: Subject>() {
 fn a_forgotten_slot_serves_the_next_file<S: Subject>() {
     let mut bench = Bench::new::<S>(2);
     let (first, second) = (bench.file(4096), bench.file(8192));
+    bench.read(0, first, 4096, 0);
+    assert_eq!(bench.wait_one().result.unwrap(), 4096);
     bench.engine.forget(first);
     let third = bench.file(12288);
     assert_eq!(third, first);

@@ -4,11 +4,19 @@
 //! completed, in any order. `uring` is the engine; `psync` stands in where a kernel or a container has
 //! no io_uring; `sim` is a device that lies, stalls and loses power from a seed.
 //!
+//! The map
+//! - `choose`: which engine, and the report of why; `uring`, `psync`, `sim`: the engines;
+//!   `conformance` tests them all.
+//! - `buffer`: memory for direct I/O; `file`: what engines read and write, real or simulated;
+//!   `slots`: the files of one engine; `waker`: how other threads end a wait.
+//! - `claim`: takes a device or a directory for this daemon alone; `maintenance`: the rare calls,
+//!   through tokio-uring.
+//!
 //! Invariants
 //! - A buffer belongs to its operation from `submit` until its completion is taken, even if nobody
 //!   wants the result any more.
-//! - Every submitted operation completes exactly once, unless the engine is dropped; dropping it waits
-//!   for what the kernel holds.
+//! - Every submitted operation completes exactly once, unless the engine is dropped; dropping it waits, within
+//!   a bound, for what the kernel holds, and leaks what the kernel does not let go of.
 //! - Results are as the device gave them: `Err`, or a count that may be short. The callers check.
 
 use std::io;
@@ -20,6 +28,7 @@ pub mod claim;
 #[cfg(test)]
 mod conformance;
 mod file;
+mod maintenance;
 mod psync;
 pub mod sim;
 mod slots;
@@ -29,6 +38,7 @@ mod waker;
 pub use buffer::{Buffer, BufferPool};
 pub use choose::{EngineKind, EngineOptions, EngineReport, engine};
 pub use file::{DeviceFile, open_direct};
+pub use maintenance::Maintenance;
 pub use psync::PsyncEngine;
 pub use uring::{UringEngine, UringReport, queue_polls};
 pub use waker::Waker;
@@ -102,7 +112,8 @@ impl Operation {
 pub struct Completion {
     /// Whose it is.
     pub token: Token,
-    /// Bytes done (0 for a sync), possibly fewer than asked; or the device's error.
+    /// Bytes done (0 for a sync), possibly fewer than asked; or the device's error. EINTR, which only
+    /// the simulated device gives, means that nothing was done.
     pub result: io::Result<usize>,
     /// The operation's buffer, back again.
     pub buffer: Option<Buffer>,

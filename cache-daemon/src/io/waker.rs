@@ -48,10 +48,9 @@ impl Waker {
 
     /// [`Waker::take`] after the eventfd was seen readable: empties it too.
     ///
-    /// Read first, then clear: a wake in between finds the flag set and writes nothing, but this very
-    /// return tells of it. The other order could swallow the write of a wake and leave its flag set, and
-    /// every later wake would be lost. A wake that writes only after this leaves the eventfd readable
-    /// once too often, which ends one wait for nothing.
+    /// A wake between the read and the clearing finds the flag set and writes nothing, but this very return
+    /// tells of it. One that has set the flag before and writes only after this leaves the eventfd
+    /// readable once too often, which ends one wait for nothing.
     pub(super) fn drain(&self) -> bool {
         // EAGAIN: nothing written yet.
         let _ = self.0.event.read();

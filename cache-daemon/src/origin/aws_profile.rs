@@ -4,6 +4,8 @@
 //! Profiles that get their credentials elsewhere (SSO, a process, an assumed role) are refused with a
 //! sentence that says how to go on, rather than ignored: the user would get "access denied" instead.
 //!
+//! The files are read once: temporary keys in them end with their session, roles and metadata do not.
+//!
 //! Precedence is that of the AWS tools: a profile named on the command line, then the environment's
 //! keys, then the profile of AWS_PROFILE or `default`. Within a profile the credentials file wins.
 
@@ -59,6 +61,12 @@ impl AwsProfile {
         }
         sections.profile(needed)
     }
+
+    /// What the texts of the two files say of profile `name`: for fuzzing, which has no files.
+    pub(crate) fn of_texts(name: &str, config: &str, credentials: &str) -> Result<Self, OriginError> {
+        let [config, credentials] = [config, credentials].map(|text| parse(text.to_owned()).ok());
+        Sections { config, credentials, profile: name.to_owned() }.profile(true)
+    }
 }
 
 struct Sections {
@@ -95,15 +103,14 @@ impl Sections {
                     .error("it has only one of aws_access_key_id and aws_secret_access_key: add the other"));
             }
         };
-        if keys.is_none() && needed {
-            if let Some(elsewhere) = ELSEWHERE.iter().find(|key| self.get(key).is_some()) {
-                let why = format!(
-                    "its `{elsewhere}` is not supported: export temporary keys instead, \
-                     eval \"$(aws configure export-credentials --profile {} --format env)\"",
-                    self.profile
-                );
-                return Err(self.error(&why));
-            }
+        let elsewhere = ELSEWHERE.iter().find(|key| self.get(key).is_some());
+        if let (None, true, Some(elsewhere)) = (&keys, needed, elsewhere) {
+            let why = format!(
+                "its `{elsewhere}` is not supported: export temporary keys instead, \
+                 eval \"$(aws configure export-credentials --profile {} --format env)\"",
+                self.profile
+            );
+            return Err(self.error(&why));
         }
         Ok(AwsProfile {
             session_token: keys.as_ref().and_then(|_| self.get("aws_session_token")),
@@ -133,14 +140,19 @@ fn load(profile: &str, path: Option<PathBuf>) -> Result<Option<Ini>, OriginError
         Err(failed) if failed.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(failed) => return Err(error(format!("cannot read {}: {failed}", path.display()))),
     };
+    match parse(text) {
+        Ok(ini) => Ok(Some(ini)),
+        Err(failed) => Err(error(format!("cannot parse {}: {failed}", path.display()))),
+    }
+}
+
+fn parse(text: String) -> Result<Ini, String> {
     // Names of profiles are case-sensitive; a secret key may contain `#` and `;`.
     let mut ini = Ini::new_cs();
     ini.set_inline_comment_symbols(Some(&[]));
     ini.set_default_section("(before the first section)");
-    match ini.read(text) {
-        Ok(_) => Ok(Some(ini)),
-        Err(failed) => Err(error(format!("cannot parse {}: {failed}", path.display()))),
-    }
+    ini.read(text)?;
+    Ok(ini)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use super::error::OriginError;
 use super::location::{Location, Scheme};
 use super::s3::{S3, S3Settings};
 use super::store::Backend;
-use super::wire::{NotingConnector, build_error, client_options};
+use super::wire::{NotingConnector, build_error, client_options, is_this_machine};
 use super::{OriginOptions, oss};
 
 /// The store at `location`.
@@ -74,7 +74,7 @@ fn google(
         .with_bucket_name(bucket)
         .with_retry(retries)
         .with_client_options(client_options(is_plain(options)))
-        .with_http_connector(NotingConnector::default());
+        .with_http_connector(NotingConnector { direct: false });
     if let Some(endpoint) = &options.endpoint {
         builder = builder.with_base_url(endpoint);
     }
@@ -93,7 +93,7 @@ fn azure(
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_retry(retries)
         .with_client_options(client_options(is_plain(options)))
-        .with_http_connector(NotingConnector::default());
+        .with_http_connector(NotingConnector { direct: false });
     // `container@account.dfs.core.windows.net` names its account; `container` takes it from the variables.
     builder = match container.contains('@') {
         true => builder.with_url(format!("abfss://{container}")),
@@ -105,7 +105,12 @@ fn azure(
     if options.anonymous {
         builder = builder.with_skip_signature(true);
     }
-    builder.build().map_err(|error| build_error(url, &error))
+    builder.build().map_err(|error| match build_error(url, &error) {
+        OriginError::Url { why, .. } if why.contains("Account must be specified") => OriginError::Settings(
+            format!("{url}: whose container? Set AZURE_STORAGE_ACCOUNT_NAME, or write az://container@account.dfs.core.windows.net/prefix"),
+        ),
+        error => error,
+    })
 }
 
 fn http(
@@ -118,7 +123,7 @@ fn http(
         .with_url(server)
         .with_retry(retries)
         .with_client_options(client_options(plain))
-        .with_http_connector(NotingConnector::default())
+        .with_http_connector(NotingConnector { direct: plain && is_this_machine(server) })
         .build()
         .map_err(|error| build_error(url, &error))
 }

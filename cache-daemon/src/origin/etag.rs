@@ -4,8 +4,9 @@
 //! `"a"` into `W/"a"` when they compress. So every ETag is brought to one spelling when it enters
 //! (quoted, `W/` kept), and two are compared by what is between the quotes.
 //!
-//! Origins without ETags get one made of the modification time and the size. It is never sent; the
-//! reply is compared instead, which protects as well as such an origin allows.
+//! Objects listed without an ETag get one made of the modification time, in seconds, and the size. It is
+//! never sent; the reply is compared instead, which protects as well as such an origin allows: not from
+//! a replacement of the same size within the same second.
 
 use std::time::SystemTime;
 
@@ -27,17 +28,30 @@ pub fn canonical(sent: &str) -> Etag {
 pub fn of_version(sent: Option<&str>, modified: SystemTime, size_bytes: u64) -> Etag {
     match sent {
         Some(sent) if !sent.trim().is_empty() => canonical(sent),
-        _ => {
-            let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            // Seconds: listings carry fractions, `Last-Modified` headers do not.
-            Etag::new(format!("{MADE}{}-{size_bytes}\"", since.as_secs()))
-        }
+        _ => made(modified, size_bytes),
+    }
+}
+
+/// Whether `asked` names the version that is now there, with what a reply says about it.
+///
+/// A made ETag is compared with one made of the reply: some servers (s3s-fs 0.14) reply with ETags that
+/// their listings leave out.
+pub fn is_version(asked: &Etag, sent: Option<&str>, modified: SystemTime, size_bytes: u64) -> bool {
+    match asked.as_str().starts_with(MADE) {
+        true => *asked == made(modified, size_bytes),
+        false => sent.is_some_and(|sent| same(sent, asked.as_str())),
     }
 }
 
 /// Whether `a` and `b` name the same version, weak or not, quoted or not.
 pub fn same(a: &str, b: &str) -> bool {
     opaque(a) == opaque(b)
+}
+
+fn made(modified: SystemTime, size_bytes: u64) -> Etag {
+    let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // Seconds: listings carry fractions, `Last-Modified` headers do not.
+    Etag::new(format!("{MADE}{}-{size_bytes}\"", since.as_secs()))
 }
 
 /// What `If-Match` may ask for; none for weak and made ETags, which it can never match (RFC 9110 13.1.1).
@@ -69,6 +83,10 @@ mod tests {
         assert_eq!(if_match(&canonical("W/\"a\"")), None);
         let made = of_version(None, SystemTime::UNIX_EPOCH + Duration::from_millis(1500), 7);
         assert_eq!((made.as_str(), if_match(&made)), ("\"mtime-1-7\"", None));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(is_version(&made, Some("\"reply-only\""), at(1), 7));
+        assert!(!is_version(&made, None, at(2), 7) && !is_version(&made, None, at(1), 8));
+        assert!(!is_version(&canonical("a"), None, at(1), 7));
     }
 
     proptest! {

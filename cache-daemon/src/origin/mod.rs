@@ -7,8 +7,8 @@
 //!
 //! - `location` takes URLs apart; `connect` finds the store: `s3` with `aws_profile` and `oss`, or
 //!   object_store's own clients, or a local `directory`. `environment` is the variables they read.
-//! - `store` makes one attempt. `limit` admits requests, `retry` repeats them, `failure` says why one failed, `wire` is the HTTP
-//!   client. [`faulty`] is a store for tests that misbehaves.
+//! - `store` makes one attempt. `limit` admits requests, `retry` repeats them, `failure` says why one
+//!   failed, `wire` is the HTTP client. [`faulty`] is a store for tests that misbehaves.
 //! - `list` delivers keys, `etag` compares versions.
 //!
 //! Invariants
@@ -46,9 +46,11 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
+pub(crate) use aws_profile::AwsProfile;
 pub use error::{FetchError, OriginError};
 pub use failure::Cause;
 pub use list::Listing;
+pub(crate) use list::xml;
 
 use crate::object::{Etag, ObjectKey};
 use crate::stats::origin::OriginFigures;
@@ -140,8 +142,16 @@ pub struct Listed {
     pub size_bytes: u64,
     /// When it was written.
     pub modified: SystemTime,
-    /// Its version.
+    /// Its version. Made of `modified` and `size_bytes` if the listing has no ETags.
     pub etag: Etag,
+}
+
+impl Listed {
+    /// Whether this is version `etag` of the object. Not the same as equal ETags: some servers have
+    /// them in the replies to HEAD but not in their listings.
+    pub fn is_version(&self, etag: &Etag) -> bool {
+        etag::is_version(etag, Some(self.etag.as_str()), self.modified, self.size_bytes)
+    }
 }
 
 /// The object store of one data set. Cheap to clone.
@@ -152,6 +162,8 @@ struct Inner {
     url: String,
     store: Store,
     retry: Retry,
+    /// For [`Origin::check`]: whoever mistyped an endpoint is waiting for the error.
+    brief_retry: Retry,
     limit: Limit,
     figures: Arc<OriginFigures>,
 }
@@ -190,8 +202,10 @@ impl Origin {
 
     fn new(url: String, store: Store, limits: &OriginLimits, figures: Arc<OriginFigures>) -> Self {
         let retry = Retry::new(limits, figures.clone());
+        let brief = OriginLimits { attempts_max: limits.attempts_max.min(3), ..limits.clone() };
+        let brief_retry = Retry::new(&brief, figures.clone());
         let limit = Limit::new(limits.requests_in_flight_max, limits.request_timeout, figures.clone());
-        Self(Arc::new(Inner { url, store, retry, limit, figures }))
+        Self(Arc::new(Inner { url, store, retry, brief_retry, limit, figures }))
     }
 
     /// The canonical URL, without a slash at its end. Does not name the endpoint.
@@ -199,7 +213,7 @@ impl Origin {
         &self.0.url
     }
 
-    /// Whether the origin is there and lets us list it; one request.
+    /// Whether the origin is there and lets us list it; one request, or three if it fails.
     ///
     /// # Errors
     /// What is wrong and what to do about it, in one line.

@@ -144,7 +144,7 @@ mod tests {
     async fn a_stalled_attempt_ends_at_the_deadline() {
         let limits = OriginLimits { deadline: Duration::from_millis(20), ..OriginLimits::default() };
         let retry = Retry::new(&limits, Arc::default());
-        let given_up = retry.run(|| std::future::pending::<Result<(), Failure>>()).await.unwrap_err();
+        let given_up = retry.run(std::future::pending::<Result<(), Failure>>).await.unwrap_err();
         assert_eq!((given_up.attempts, given_up.failure.cause), (1, Cause::Timeout));
     }
 

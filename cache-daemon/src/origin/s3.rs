@@ -4,19 +4,17 @@
 //! of them fails the whole listing; `list/s3.rs` sends ListObjectsV2 through [`S3::get`], signed with
 //! object_store's own credentials and authorizer, so roles and tokens work there too.
 
-use std::net::IpAddr;
-
-use http::Uri;
 use object_store::RetryConfig;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody};
+use url::Url;
 
 use super::OriginOptions;
 use super::aws_profile::AwsProfile;
 use super::environment::Environment;
 use super::error::OriginError;
 use super::failure::{Cause, Failure, chain};
-use super::wire::{NotingConnector, build_error, client_options, retry_after};
+use super::wire::{NotingConnector, build_error, client_options, is_this_machine, retry_after};
 
 /// Everything that a client of an S3 bucket needs to know but the bucket.
 #[derive(Clone, PartialEq, Eq)]
@@ -117,11 +115,11 @@ impl S3Settings {
     }
 
     fn is_plain(&self) -> Result<bool, OriginError> {
-        let uri: Uri = self.endpoint.parse().map_err(|_| self.bad_endpoint())?;
-        match (uri.scheme_str(), uri.host()) {
-            (Some("https"), Some(_)) => Ok(false),
-            (Some("http"), Some(host)) if self.allow_http || is_this_machine(host) => Ok(true),
-            (Some("http"), Some(_)) => Err(OriginError::Settings(format!(
+        let url = Url::parse(&self.endpoint).map_err(|_| self.bad_endpoint())?;
+        match url.scheme() {
+            "https" if url.has_host() => Ok(false),
+            "http" if self.allow_http || is_this_machine(&self.endpoint) => Ok(true),
+            "http" if url.has_host() => Err(OriginError::Settings(format!(
                 "endpoint {}: over plain HTTP anyone on the way can read and change the data: use https://, or give --allow-http",
                 self.endpoint
             ))),
@@ -153,11 +151,6 @@ fn environment_keys(environment: &Environment) -> Result<Option<(String, String)
     }
 }
 
-fn is_this_machine(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// A bucket that speaks S3.
 #[derive(Debug)]
 pub struct S3 {
@@ -176,7 +169,10 @@ impl S3 {
     /// An endpoint that is no URL or insecure, or no certificates.
     pub fn open(url: &str, bucket: &str, settings: &S3Settings) -> Result<Self, OriginError> {
         let plain = settings.is_plain()?;
+        let connector = || NotingConnector { direct: plain && is_this_machine(&settings.endpoint) };
         let bucket_url = settings.bucket_url(bucket);
+        // object_store takes it for granted when it signs.
+        Url::parse(&bucket_url).map_err(|_| settings.bad_endpoint())?;
         let endpoint = if settings.path_style { settings.endpoint.clone() } else { bucket_url.clone() };
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
@@ -186,7 +182,7 @@ impl S3 {
             .with_skip_signature(settings.anonymous)
             .with_client_options(client_options(plain))
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(NotingConnector::default());
+            .with_http_connector(connector());
         for (key, value) in &settings.other {
             builder = builder.with_config(*key, value);
         }
@@ -199,7 +195,7 @@ impl S3 {
         let failed = |error: object_store::Error| build_error(url, &error);
         Ok(Self {
             store: builder.build().map_err(failed)?,
-            client: NotingConnector::default().connect(&client_options(plain)).map_err(failed)?,
+            client: connector().connect(&client_options(plain)).map_err(failed)?,
             bucket_url,
             region: settings.region.clone(),
             signed: !settings.anonymous,
@@ -265,7 +261,8 @@ fn refusal(
     if let (true, Some(region)) = (elsewhere, region.or(told.region)) {
         code = format!("{WRONG_REGION}{region}");
     }
-    let mut failure = Failure::new(cause, format!("HTTP {status} {}: {}", told.code, told.message));
+    let words = [format!("HTTP {status}"), told.code, told.message];
+    let mut failure = Failure::new(cause, words.join(" "));
     failure.code = (!code.is_empty()).then_some(code);
     failure.retry_after = retry_after;
     failure
@@ -337,6 +334,17 @@ mod tests {
         assert!(with("http://10.0.0.1", true).unwrap());
         assert!(with("http://10.0.0.1", false).unwrap_err().to_string().contains("--allow-http"));
         assert!(!with("https://h", false).unwrap());
+        assert!(with("http://[bad", false).unwrap_err().to_string().contains("not a URL"));
         assert!(with("h:9000", false).unwrap_err().to_string().contains("not a URL"));
+    }
+
+    #[test]
+    fn a_bucket_elsewhere_is_told_by_its_region() {
+        let body = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-1</Region></Error>";
+        assert_eq!(refusal(400, None, None, body).code.as_deref(), Some("WrongRegion:eu-1"));
+        let body = b"<Error><Code>PermanentRedirect</Code></Error>";
+        assert_eq!(refusal(301, None, Some("us-2".into()), body).code.as_deref(), Some("WrongRegion:us-2"));
+        let denied = refusal(403, None, Some("us-2".into()), b"<Error><Code>AccessDenied</Code></Error>");
+        assert_eq!((denied.cause, denied.code.as_deref()), (Cause::Denied, Some("AccessDenied")));
     }
 }

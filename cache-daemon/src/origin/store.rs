@@ -106,8 +106,8 @@ async fn get(
     let failed = |error: object_store::Error| Failure::of_store(&error, &notes);
     let reply = store.get_opts(path, options).await.map_err(failed)?;
     let meta = &reply.meta;
-    let replied = etag::of_version(meta.e_tag.as_deref(), meta.last_modified.into(), meta.size);
-    if !etag::same(replied.as_str(), etag.as_str()) {
+    if !etag::is_version(etag, meta.e_tag.as_deref(), meta.last_modified.into(), meta.size) {
+        let replied = meta.e_tag.as_deref().unwrap_or("without an ETag");
         return Err(Failure::new(Cause::Replaced, format!("the reply is of version {replied}")));
     }
     reply.bytes().await.map_err(failed)

@@ -50,12 +50,12 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn reads_are_right_although_half_of_the_requests_fail() {
+async fn reads_are_right_although_every_third_request_fails() {
     let faults = Faults {
-        fail: 0.2,
-        stall: 0.1,
+        fail: 0.15,
+        stall: 0.05,
         stall_for: Duration::from_secs(3600),
-        truncate: 0.2,
+        truncate: 0.15,
         ..Faults::default()
     };
     let bench = bench(faults, 7).await;
@@ -63,7 +63,7 @@ async fn reads_are_right_although_half_of_the_requests_fail() {
         let read = bench.get(start as u64..BODY.len() as u64).await.unwrap();
         assert_eq!(read, BODY[start..]);
     }
-    assert!(bench.faulty.spoiled() > 10);
+    assert!(bench.faulty.spoiled() > 5);
     let figures = &bench.figures;
     assert_eq!(figures.gets.get(), bench.faulty.gets());
     assert_eq!(figures.retries.get(), bench.faulty.gets() - BODY.len() as u64);
@@ -124,6 +124,18 @@ async fn keys_that_cannot_be_asked_for_fail_without_a_request() {
 }
 
 #[tokio::test]
+async fn reads_and_heads_can_be_spawned() {
+    let Bench { origin, etag, .. } = bench(Faults::default(), 1).await;
+    let task = tokio::spawn(async move {
+        let key = ObjectKey::new("x");
+        origin.check().await.unwrap();
+        let listed = origin.head(&key).await.unwrap().unwrap();
+        (listed.is_version(&etag), origin.get(&key, &etag, 0..3, RequestSource::Readahead).await)
+    });
+    assert_eq!(task.await.unwrap(), (true, Ok(Bytes::from_static(&BODY[..3]))));
+}
+
+#[tokio::test]
 async fn an_empty_range_costs_no_request() {
     let bench = bench(Faults::default(), 1).await;
     assert!(bench.get(7..7).await.unwrap().is_empty());
@@ -145,6 +157,10 @@ async fn a_local_file_is_read_in_the_version_that_was_listed() {
     assert_eq!(get(3..9).await, Err(FetchError::Replaced));
     std::fs::remove_file(&file).unwrap();
     assert_eq!(get(3..9).await, Err(FetchError::Gone));
+    for key in ["../x", "a//b", "./x", "x/", "/x", "", "x\0"] {
+        let read = origin.get(&ObjectKey::new(key), &listed.etag, 0..1, RequestSource::Demand).await;
+        assert!(matches!(read, Err(FetchError::Failed { attempts: 0, .. })), "{key:?}: {read:?}");
+    }
     let missing = Origin::open("/no/such/directory", &OriginOptions::default(), Arc::default());
     assert!(missing.unwrap_err().to_string().contains("does not exist"));
 }
@@ -165,6 +181,20 @@ async fn over_http_every_get_asks_for_its_version() {
     assert_eq!(origin.get(&key, &other, 0..1, RequestSource::Demand).await, Err(FetchError::Replaced));
     assert!(fake.if_match.lock().iter().all(Option::is_some));
     assert!(figures.throttled.get() > 0 && figures.short_bodies.get() > 0, "{figures:?}");
+}
+
+#[tokio::test]
+async fn a_retry_after_is_seen_through_object_store_and_in_our_own_requests() {
+    // An hour is past every deadline, so a client that sees it gives up at once.
+    let behaviour =
+        Behaviour { refuse_all: Some((503, "SlowDown")), retry_after: 3600, ..Behaviour::default() };
+    let fake = Fake::serve(Vec::new(), behaviour).await;
+    let (origin, figures) = fake.origin("s3://bucket");
+    let read = origin.get(&ObjectKey::new("x"), &Etag::new("\"e\""), 0..1, RequestSource::Demand).await;
+    assert!(matches!(read, Err(FetchError::Failed { attempts: 1, .. })), "{read:?}");
+    assert!(origin.check().await.unwrap_err().to_string().contains("SlowDown"));
+    assert!(origin.head(&ObjectKey::new("x")).await.is_err());
+    assert_eq!((fake.requests(), figures.throttled.get()), (3, 3));
 }
 
 #[tokio::test]

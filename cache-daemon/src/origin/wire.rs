@@ -12,6 +12,7 @@ use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
 };
+use url::{Host, Url};
 
 use super::error::OriginError;
 use super::failure::{Notes, chain};
@@ -20,13 +21,38 @@ use super::failure::{Notes, chain};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes clients whose replies are noted.
-#[derive(Debug, Default)]
-pub struct NotingConnector(ReqwestConnector);
+#[derive(Debug)]
+pub struct NotingConnector {
+    /// Without the proxies that the environment names: for servers on this machine, which no proxy can
+    /// reach, and which `no_proxy` often forgets.
+    pub direct: bool,
+}
 
 impl HttpConnector for NotingConnector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Noting(self.0.connect(options)?)))
+        let client = match self.direct {
+            false => ReqwestConnector::default().connect(options)?,
+            true => HttpClient::new(direct()?),
+        };
+        Ok(HttpClient::new(Noting(client)))
     }
+}
+
+/// Whether `url` leads to this machine.
+pub fn is_this_machine(url: &str) -> bool {
+    match Url::parse(url).as_ref().map(Url::host) {
+        Ok(Some(Host::Domain(name))) => name == "localhost",
+        Ok(Some(Host::Ipv4(address))) => address.is_loopback(),
+        Ok(Some(Host::Ipv6(address))) => address.is_loopback(),
+        _ => false,
+    }
+}
+
+/// What [`client_options`] make for plain HTTP, but for the proxies: object_store cannot turn those off.
+fn direct() -> object_store::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder().no_proxy().http1_only().connect_timeout(CONNECT_TIMEOUT);
+    let built = builder.tls_certs_only([]).build();
+    built.map_err(|error| object_store::Error::Generic { store: "HTTP client", source: Box::new(error) })
 }
 
 #[derive(Debug)]
@@ -77,7 +103,9 @@ mod tests {
 
     #[test]
     fn plain_http_needs_no_certificates_of_the_system() {
-        let made = NotingConnector::default().connect(&client_options(true));
-        assert!(made.is_ok(), "{made:?}");
+        for direct in [false, true] {
+            let made = NotingConnector { direct }.connect(&client_options(true));
+            assert!(made.is_ok(), "{made:?}");
+        }
     }
 }

@@ -26,7 +26,7 @@ figures! {
         snapshots_rejected: Counter, "snapshots", "Snapshots found corrupt, of another version or data set, and rebuilt.";
         hidden_empty_name: Gauge, "keys", "Keys hidden for an empty name in them (a//b).";
         hidden_dot_name: Gauge, "keys", "Keys hidden for a name . or .. in them.";
-        hidden_nul_byte: Gauge, "keys", "Keys hidden for a NUL byte.";
+        hidden_control_character: Gauge, "keys", "Keys hidden for a control character in them, which cannot be asked for.";
         hidden_name_too_long: Gauge, "keys", "Keys hidden for a name of more than 255 bytes.";
         hidden_object_too_large: Gauge, "keys", "Objects hidden for a size of 4 PiB or more.";
         hidden_beside_directory: Gauge, "keys", "Files hidden by a directory of the same name.";
@@ -64,7 +64,7 @@ impl CatalogFigures {
         match reason {
             HiddenReason::EmptyName => &self.hidden_empty_name,
             HiddenReason::DotName => &self.hidden_dot_name,
-            HiddenReason::NulByte => &self.hidden_nul_byte,
+            HiddenReason::ControlCharacter => &self.hidden_control_character,
             HiddenReason::NameTooLong => &self.hidden_name_too_long,
             HiddenReason::ObjectTooLarge => &self.hidden_object_too_large,
             HiddenReason::BesideDirectory => &self.hidden_beside_directory,

@@ -5,9 +5,14 @@
 
 use std::path::PathBuf;
 
+use fuse_frontend::figures::{RequestCounts, Row};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use super::cache::CacheFigures;
+use super::catalog::CatalogFigures;
+use super::origin::OriginFigures;
+use super::store::{StoreFigures, USAGE};
 use super::{Description, Figures, Value};
 use crate::control::ControlFigures;
 
@@ -205,7 +210,22 @@ impl Snapshot {
 
 /// Every figure that a daemon has. docs/stats.md is this, as a table.
 pub fn catalogue() -> Vec<Description> {
-    [ControlFigures::DESCRIPTIONS].concat()
+    let fuse: Vec<Description> = RequestCounts::default().snapshot().iter().map(described).collect();
+    [
+        &fuse,
+        CacheFigures::DESCRIPTIONS,
+        CatalogFigures::DESCRIPTIONS,
+        StoreFigures::DESCRIPTIONS,
+        &USAGE,
+        OriginFigures::DESCRIPTIONS,
+        ControlFigures::DESCRIPTIONS,
+    ]
+    .concat()
+}
+
+/// The description of a row of the frontend's.
+pub fn described(row: &Row) -> Description {
+    Description { name: row.name, unit: row.unit, meaning: row.meaning }
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ mod tests {
                         }
                     }
                     Step::Unpin => drop(pins.pop()),
-                    Step::Reclaim => drop(allocator.reclaim(&segments)),
+                    Step::Reclaim => _ = allocator.reclaim(&segments),
                     _ => {}
                 }
                 let held = allocator.free.len() + allocator.sealed.len() + allocator.retired.len();

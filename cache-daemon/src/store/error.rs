@@ -3,6 +3,7 @@
 use std::io;
 
 use super::medium::Place;
+use crate::io::claim::ClaimError;
 
 /// Why a store cannot be opened or used. After opening there are no errors, only misses.
 #[derive(Debug, thiserror::Error)]
@@ -17,14 +18,9 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// Another daemon has it.
-    #[error(
-        "{place} is in use by another epochcache daemon: stop that one, or give this one a place of its own"
-    )]
-    Locked {
-        /// Which place.
-        place: String,
-    },
+    /// It cannot be had: in use, missing, read-only.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// It was written by a newer program.
     #[error(
         "{place} was written by a newer version of epochcache (format {found}): upgrade, or give --format to discard it"

@@ -156,7 +156,9 @@ mod tests {
         let mut now = start;
         let mut wait = |health: &mut Health, good: Duration| {
             now += good;
-            (0..3).for_each(|_| drop(health.error(now)));
+            for _ in 0..3 {
+                health.error(now);
+            }
             let trial = health.next_trial().unwrap();
             let waited = trial - now;
             now = trial;
@@ -192,7 +194,7 @@ mod tests {
             let mut health = Health::new(budget(), now);
             for step in steps {
                 match step {
-                    Step::Error => drop(health.error(now)),
+                    Step::Error => _ = health.error(now),
                     Step::Wait(ms) => now += Duration::from_millis(ms),
                     Step::Trial { succeeds } => {
                         if health.begin_trial(now) {

@@ -1,9 +1,9 @@
 //! Layout: where things are on a volume. Arithmetic only.
 //!
 //! ```text
-//! 0         4 KiB     8 KiB          1 MiB                1 MiB + S            1 MiB + 2 S
-//! | super-  | super-  | free         | segment 0          | segment 1          | ...
-//! | block   | block   |              | header | extents.. | header | extents.. |
+//! 0           512 KiB     1 MiB                1 MiB + S            1 MiB + 2 S
+//! | super-    | super-    | segment 0          | segment 1          | ...
+//! | block     | block     | header | extents.. | header | extents.. |
 //! ```
 //!
 //! Everything begins at a multiple of [`ALIGN_BYTES`], so that it can be read and written with O_DIRECT
@@ -22,8 +22,8 @@ pub const DATA_BYTES_MAX: u32 = CHUNK_BYTES as u32;
 /// The most that one extent takes on disk.
 pub const EXTENT_BYTES_MAX: u32 = extent_bytes(DATA_BYTES_MAX);
 
-/// Where the two copies of the superblock are.
-pub const SUPERBLOCKS: [DeviceOffset; 2] = [DeviceOffset(0), DeviceOffset(PAGE_BYTES as u64)];
+/// Where the two copies of the superblock are: apart, so that one write to a wrong place cannot take both.
+pub const SUPERBLOCKS: [DeviceOffset; 2] = [DeviceOffset(0), DeviceOffset(LEAD_BYTES / 2)];
 
 /// Where the first segment begins: 1 MiB, as partitions do, so that segments are aligned to whatever
 /// the device erases or stripes in.

@@ -1,4 +1,4 @@
-//! The superblock: what a volume is, written twice at its beginning.
+//! The superblock: what a volume is, written twice in front of its segments.
 //!
 //! It changes when the volume is formatted or resized and when the store needs more generations: it
 //! holds the first generation that was never given to a segment. Generations must not repeat, or an
@@ -17,9 +17,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SUPERBLOCKS};
 use super::record::{FORMAT_VERSION, StoreUuid};
+use crate::index::SegmentId;
 use crate::io::{BufferPool, DeviceFile};
 
-const MAGIC: [u8; 8] = *b"epochst\n";
+/// What a volume begins with.
+pub const MAGIC: [u8; 8] = *b"epochst\n";
 
 /// How many generations one write of the superblock makes available. At most so many are lost by an
 /// open and close without use: 2^32 of them last for 16 million opens.
@@ -40,7 +42,7 @@ pub struct Superblock {
     pub sequence: u64,
 }
 
-/// What the first pages of a volume say.
+/// What is where the superblocks of a volume are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
     /// A volume of ours.
@@ -97,14 +99,19 @@ impl Superblock {
         higher.then_some(Self { generation_ceiling, sequence: self.sequence + 1, ..*self })
     }
 
-    /// Makes this the durable superblock of `file`, blocking.
+    /// Which of the two copies is written first.
     ///
-    /// The copy that goes first alternates with the sequence number: if an earlier write stopped half
-    /// way it is the stale copy that is at risk now, and never the only one that holds.
+    /// It alternates with the sequence number: if an earlier write stopped half way it is the stale copy
+    /// that is at risk now, and never the only one that holds.
+    pub fn first_copy(&self) -> usize {
+        (self.sequence % 2) as usize
+    }
+
+    /// Makes this the durable superblock of `file`, blocking.
     pub fn write(&self, file: &DeviceFile) -> io::Result<()> {
         let mut page = BufferPool::new(1, PAGE_BYTES as usize)?.take().expect("it has one buffer");
         page.copy_from_slice(&self.page());
-        let first = (self.sequence % 2) as usize;
+        let first = self.first_copy();
         for copy in [first, 1 - first] {
             file.write_all_at(&page, SUPERBLOCKS[copy])?;
             file.sync()?;
@@ -112,12 +119,23 @@ impl Superblock {
         Ok(())
     }
 
-    /// What the first pages of `file` say, blocking.
+    /// What the two copies in `file` say, blocking.
     pub fn load(file: &DeviceFile) -> io::Result<Found> {
-        let mut pages = BufferPool::new(1, 2 * PAGE_BYTES as usize)?.take().expect("it has one buffer");
-        file.read_exact_at(&mut pages, SUPERBLOCKS[0])?;
-        let (first, second) = pages.split_at(PAGE_BYTES as usize);
-        Ok(Self::find([first, second]))
+        let pool = BufferPool::new(2, PAGE_BYTES as usize)?;
+        let mut pages = [(); 2].map(|()| pool.take().expect("it has two buffers"));
+        let mut failed = None;
+        for (page, at) in pages.iter_mut().zip(SUPERBLOCKS) {
+            if let Err(error) = file.read_exact_at(page, at) {
+                // The other copy may do.
+                page.fill(0);
+                failed = Some(error);
+            }
+        }
+        let found = Self::find([&pages[0], &pages[1]]);
+        match failed {
+            Some(error) if found == Found::Nothing => Err(error),
+            _ => Ok(found),
+        }
     }
 
     /// Whether `page` holds a superblock of this volume.
@@ -125,7 +143,7 @@ impl Superblock {
         matches!(Self::read(page), Found::Ours(found) if (found.store, found.volume) == (self.store, self.volume))
     }
 
-    /// What the two copies at the beginning of a volume say.
+    /// What the two copies of a volume say.
     pub fn find(copies: [&[u8]; 2]) -> Found {
         let copies = copies.map(Self::read);
         let ours = copies.iter().filter_map(|copy| match copy {
@@ -154,7 +172,8 @@ impl Superblock {
         }
         let segment_bytes = record.segment_bytes.get();
         let possible = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
-            && segment_bytes.is_multiple_of(PAGE_BYTES);
+            && segment_bytes.is_multiple_of(PAGE_BYTES)
+            && record.segments.get() <= SegmentId::NUMBERS;
         let Ok(generation_ceiling) = u32::try_from(record.generation_ceiling.get()) else {
             return Found::Nothing;
         };

@@ -63,7 +63,7 @@ pub(super) fn measure(shared: &Shared) -> Usage {
                 live_bytes: volume.segments.live_bytes_total(),
                 extents: volume.segments.live_extents_total(),
                 // A device that cannot be asked takes what it took.
-                used_bytes: handle.medium.used_bytes().unwrap_or(volume.layout.volume_bytes()),
+                used_bytes: handle.medium.used_bytes(&volume.layout).unwrap_or(volume.layout.volume_bytes()),
             }
         })
         .collect();

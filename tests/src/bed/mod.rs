@@ -7,3 +7,8 @@ pub mod programs;
 pub mod reader;
 pub mod s3;
 pub mod stats;
+
+/// How often a test does what it does: `usually`, or with `cargo xtask test --all` the long count.
+pub fn count<T>(usually: T, long: T) -> T {
+    if std::env::var_os("EPOCHCACHE_TEST_ALL").is_some() { long } else { usually }
+}

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use cache_daemon::control::mountinfo;
 use cache_daemon::doctor::{self, Check, State};
 
 use super::find::{self, Target};
@@ -33,14 +34,16 @@ pub struct Args {
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     // Without a daemon the machine is examined all the same.
-    let daemon = find::running().unwrap_or_default();
-    let only = match (&daemon[..], &args.mountpoint) {
+    let daemons = find::running().unwrap_or_default();
+    let mountpoint =
+        args.mountpoint.as_ref().map(|path| mountinfo::resolve(path).unwrap_or_else(|_| path.clone()));
+    let only = match (&daemons[..], &mountpoint) {
         ([only], None) => Some(only.clone()),
-        (all, Some(at)) => all.iter().find(|daemon| daemon.mountpoint == *at).cloned(),
+        (all, Some(path)) => all.iter().find(|daemon| daemon.mountpoint == *path).cloned(),
         _ => None,
     };
     let cache_dir = args.target.cache_dir.clone().or(only.as_ref().map(|daemon| daemon.cache_dir.clone()));
-    let mountpoint = args.mountpoint.clone().or(only.map(|daemon| daemon.mountpoint));
+    let mountpoint = mountpoint.or(only.map(|daemon| daemon.mountpoint));
     let checks = doctor::examine(cache_dir.as_deref(), mountpoint.as_deref());
     if args.json {
         for check in &checks {

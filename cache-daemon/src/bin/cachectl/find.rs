@@ -30,8 +30,7 @@ pub fn cache_dir(mountpoint: Option<&Path>, target: &Target) -> Result<PathBuf> 
 
 /// The daemons of this user that run.
 pub fn running() -> Result<Vec<RunningDaemon>> {
-    let registry = Registry::of_user().context("cannot look for running daemons")?;
-    registry.running().context("cannot look for running daemons")
+    Registry::of_user().running().context("cannot look for running daemons")
 }
 
 fn at(mountpoint: &Path) -> Result<RunningDaemon> {

@@ -57,6 +57,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
         if redraw {
             // Home, then erase to the end: no flicker of an empty screen between.
             write!(out, "\x1b[H\x1b[J")?;
+        } else if !args.json && before.is_some() {
+            writeln!(out)?;
         }
         let since = before.as_ref().map(|(snapshot, then)| table::Before {
             snapshot,

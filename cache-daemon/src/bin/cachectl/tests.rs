@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cache_daemon::config::Limits;
-use cache_daemon::control::{Answers, ControlFigures, Dropped, Refusal, Request, Server, VerifyProgress};
+use cache_daemon::control::{
+    Answers, CacheDirLock, ControlFigures, Dropped, Refusal, Request, Server, VerifyProgress,
+};
 use cache_daemon::stats::snapshot::Snapshot;
 use clap::Parser;
 use serde_json::{Value, json};
@@ -52,7 +54,8 @@ struct Daemon {
 impl Daemon {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let server = Server::start(dir.path(), &Limits::on(2), Arc::default(), Arc::new(StandIn));
+        let server = CacheDirLock::take(dir.path())
+            .and_then(|lock| Server::start(lock, &Limits::on(2), Arc::default(), Arc::new(StandIn)));
         Self { _server: server.expect("the directory is ours"), dir }
     }
 

@@ -15,6 +15,9 @@ use super::find::{self, Target};
 /// A store that is being closed syncs what it has: seconds on a slow disk, not minutes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So that a detach which does nothing ends in an error.
+const DEAD_MOUNTS_MAX: u32 = 16;
+
 const EXAMPLES: &str = "\
 Examples:
   cachectl umount              the one daemon that runs
@@ -34,10 +37,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
-    if let Some(mountpoint) = args.mountpoint.as_deref().map(dead_mount).transpose()?.flatten() {
-        mountinfo::detach(&mountpoint).with_context(|| format!("cannot detach {}", mountpoint.display()))?;
-        writeln!(out, "{}: detached a mount whose daemon was dead", mountpoint.display())?;
-        return Ok(Verdict::Well);
+    if let (Some(mountpoint), None) = (&args.mountpoint, &args.target.cache_dir) {
+        let path = mountinfo::resolve(mountpoint).with_context(|| format!("{}", mountpoint.display()))?;
+        // A daemon that runs is asked, and never its mount: one that hangs would make that wait for ever.
+        let runs = find::running()?.iter().any(|daemon| daemon.mountpoint == path);
+        if !runs && detach_dead(&path)? {
+            writeln!(out, "{}: detached a mount whose daemon was dead", path.display())?;
+            return Ok(Verdict::Well);
+        }
     }
     let client = find::connect(args.mountpoint.as_deref(), &args.target)?;
     let pong: Pong = client.ask(&Request::Umount)?;
@@ -46,13 +53,17 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     Ok(Verdict::Well)
 }
 
-/// The absolute path of `mountpoint`, if a dead mount of ours is there.
-fn dead_mount(mountpoint: &Path) -> Result<Option<PathBuf>> {
-    let path = mountinfo::resolve(mountpoint).with_context(|| format!("{}", mountpoint.display()))?;
-    let mounts = mountinfo::mounts()?;
-    let ours = mountinfo::mounted_at(&mounts, &path).is_some_and(|mount| mount.fs_type == FUSE_TYPE);
-    let dead = ours && matches!(mountinfo::life(&path), Ok(Life::Dead));
-    Ok(dead.then_some(path))
+/// Detaches our dead mounts at `path`: several lie on each other where a supervisor restarted a dying daemon.
+fn detach_dead(path: &Path) -> Result<bool> {
+    for detached in 0..DEAD_MOUNTS_MAX {
+        let mounts = mountinfo::mounts()?;
+        let ours = mountinfo::mounted_at(&mounts, path).is_some_and(|mount| mount.fs_type == FUSE_TYPE);
+        if !ours || !matches!(mountinfo::life(path), Ok(Life::Dead)) {
+            return Ok(detached > 0);
+        }
+        mountinfo::detach(path).with_context(|| format!("cannot detach {}", path.display()))?;
+    }
+    bail!("{} is still mounted after {DEAD_MOUNTS_MAX} mounts were detached", path.display())
 }
 
 /// Gone is: not mounted, and not in the registry, which a daemon leaves last.

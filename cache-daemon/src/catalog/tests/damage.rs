@@ -7,6 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::base::SnapshotBytes;
+use super::snapshot::sign;
 use super::*;
 
 const VERSION_AT: usize = 8;
@@ -93,6 +95,58 @@ fn a_snapshot_is_replaced_while_it_is_mapped() {
     assert_eq!(mapped.object(ino(&mapped, "c")), again.object(ino(&again, "c")));
     let strays: Vec<_> = fs::read_dir(path.parent().expect("it has one")).expect("it is there").collect();
     assert_eq!(strays.len(), 1, "{strays:?}");
+}
+
+/// Where a field of a node lies in the snapshot of [`saved`], and the other sections of it.
+fn field(number: usize, offset: usize) -> usize {
+    2 * 4096 + 48 * number + offset
+}
+const PARENT: usize = 0;
+const NAME: usize = 4;
+const SIZE: usize = 8;
+const VERSION: usize = 24;
+const NAME_BYTES: usize = 45;
+const KIND: usize = 46;
+const CHILDREN: usize = 3 * 4096;
+const NAMES: usize = 4 * 4096;
+
+#[test]
+fn a_snapshot_that_is_no_tree_is_refused_though_its_checksums_are_right() {
+    // Numbers: `a` 2, `a/1` 3, `a/b` 4, `a/b/2` 5, `c` 6. Children: of the root 2 6, of `a` 3 4, of `b` 5.
+    let (_dir, _, good) = saved();
+    let damages: [(usize, &[u8], &str); 20] = [
+        (field(1, KIND), &[0], "no root"),
+        (field(1, KIND), &[2], "the root is not a root"),
+        (field(1, PARENT), &[2], "the root is not a root"),
+        (field(1, VERSION + 8), &[0], "subdirectories miscounted"),
+        (field(1, VERSION + 8), &[2], "subdirectories miscounted"),
+        (field(2, VERSION), &[100], "children beyond their column"),
+        (field(2, VERSION), &[0xff; 8], "children beyond their column"),
+        (field(4, VERSION + 4), &[0], "a node that no directory has"),
+        (field(0, KIND), &[2], "a node that no directory has"),
+        (field(6, PARENT), &[2], "a child of two directories"),
+        (CHILDREN, &[6], "a child of two directories"),
+        (CHILDREN, &[1], "a child of two directories"),
+        (CHILDREN, &[6, 0, 0, 0, 2], "children out of order"),
+        (CHILDREN, &[0, 1], "a child that is not in use"),
+        (field(6, KIND), &[9], "a node of an unknown kind"),
+        (field(6, NAME), &[0xff; 4], "a name beyond its arena"),
+        (field(6, NAME_BYTES), &[0], "a name that no path can spell"),
+        (NAMES, b"/", "a name that is none"),
+        (field(5, VERSION), &[1], "an ETag beyond its arena"),
+        (field(6, SIZE + 6), &[0x10], "a file that is too large"),
+    ];
+    for (at, change, why) in damages {
+        let mut bytes = good.clone();
+        bytes[at..][..change.len()].copy_from_slice(change);
+        sign(&mut bytes);
+        match Catalog::of_bytes(SnapshotBytes::Memory(bytes), Some(URL)) {
+            Err(SnapshotError::Corrupt(found)) => assert_eq!(found, why, "{at}"),
+            Err(error) => panic!("{at}: {error}"),
+            Ok(_) => panic!("{why} at {at} was not found"),
+        }
+    }
+    assert!(Catalog::of_bytes(SnapshotBytes::Memory(good), Some(URL)).is_ok());
 }
 
 proptest! {

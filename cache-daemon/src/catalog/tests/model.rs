@@ -149,6 +149,8 @@ struct Pair {
     catalog: Catalog,
     oracle: Oracle,
     listed: Vec<Item>,
+    /// Versions that were replaced since the last listing.
+    replaced: BTreeMap<String, Item>,
     /// The number of each path as last seen.
     numbers: BTreeMap<String, Ino>,
     tree: BTreeMap<String, Seen>,
@@ -162,7 +164,15 @@ impl Pair {
         let oracle = Oracle::new(&items);
         assert_eq!(report.hidden.total(), oracle.hidden);
         let (tree, numbers) = walk(&catalog);
-        let pair = Self { catalog, oracle, listed: items, numbers, tree, held: BTreeMap::new() };
+        let pair = Self {
+            catalog,
+            oracle,
+            listed: items,
+            replaced: BTreeMap::new(),
+            numbers,
+            tree,
+            held: BTreeMap::new(),
+        };
         assert_eq!(pair.tree, pair.oracle.tree());
         pair
     }
@@ -188,7 +198,8 @@ impl Pair {
 
     fn apply(&mut self) {
         let (changes, report) = self.catalog.apply(listing(self.listed.clone()));
-        let before = std::mem::replace(&mut self.oracle, Oracle::new(&self.listed));
+        let after = Oracle::new(&self.listed_or_newer());
+        let before = std::mem::replace(&mut self.oracle, after);
         assert_eq!(report.hidden.total(), self.oracle.hidden);
         let old: BTreeSet<_> = before.files.keys().collect();
         let new: BTreeSet<_> = self.oracle.files.keys().collect();
@@ -198,6 +209,15 @@ impl Pair {
         let both = new.intersection(&old).map(|&key| (&before.files[key], &self.oracle.files[key]));
         assert_eq!(report.changed, both.filter(|(a, b)| !is_same(a, b)).count() as u64);
         self.check_told(&changes);
+    }
+
+    /// What was listed, but for versions that were replaced since the last listing and are newer.
+    fn listed_or_newer(&mut self) -> Vec<Item> {
+        let listed = Oracle::new(&self.listed).files;
+        let mut replaced = std::mem::take(&mut self.replaced);
+        replaced.retain(|key, newer| listed.get(key).is_some_and(|listed| listed.modified < newer.modified));
+        let newer = |item: &Item| replaced.get(&item.key).unwrap_or(item).clone();
+        self.listed.iter().map(newer).collect()
     }
 
     /// Every path whose number changed is told of, itself or with a directory above it.
@@ -245,6 +265,7 @@ impl Pair {
                     (old, self.catalog.resolve(key.as_bytes()))
                 );
                 *item = Item { key: key.clone(), ..to.clone() };
+                self.replaced.insert(key.clone(), item.clone());
             }
         }
     }
@@ -285,6 +306,7 @@ impl Pair {
         self.catalog = Catalog::load(&path, URL).expect("it can be read");
         // The kernel has unmounted: nothing is held.
         self.held.clear();
+        self.replaced.clear();
         let (tree, numbers) = walk(&self.catalog);
         assert_eq!((&tree, &numbers), (&self.tree, &self.numbers));
     }

@@ -235,7 +235,7 @@ fn one_seed_gives_one_history() {
 #[test]
 fn every_fault_happens_and_shows_as_it_should() {
     let device = SimDevice::new(1 << 20, 3);
-    device.set_faults(Faults { bad_ranges: vec![4096..4097], ..Faults::default() });
+    device.set_faults(Faults { bad_ranges: vec![4096..4097, 1 << 19..1 << 20], ..Faults::default() });
     let mut driver = Driver::new(&device, 3);
     let mut one = |faults: Option<Faults>, operation: &dyn Fn(&mut Driver)| {
         if let Some(faults) = faults {

@@ -67,6 +67,8 @@ pub struct UringEngine {
     timespec: Box<Timespec>,
     /// Being dropped: nothing is submitted again.
     closing: bool,
+    /// Room for what the kernel has completed, kept between calls.
+    reaped: Vec<(u64, i32)>,
     /// Over already: what an IOPOLL ring cannot do and `submit` did itself.
     over: Vec<Completion>,
 }
@@ -88,8 +90,9 @@ impl UringEngine {
     /// As [`UringEngine::new`], or as on the oldest kernel: no setup flags, no timeout in the wait.
     fn build(pool: &BufferPool, options: &EngineOptions, oldest: bool) -> io::Result<Self> {
         assert!(options.depth > 0, "an engine has a depth");
-        let (ring, flags) = setup::ring(options, oldest)?;
-        let mut report = setup::register(&ring, flags, options, pool);
+        let made = setup::ring(options, oldest)?;
+        let mut report = setup::register(&made, pool);
+        let setup::Made { ring, flags, options, .. } = made;
         report.timeout_in_wait &= !oldest;
         let depth = u32::try_from(options.depth).expect("the ring has room for the depth");
         Ok(Self {
@@ -98,13 +101,14 @@ impl UringEngine {
             files: Slots::new(),
             pool: pool.clone(),
             wakes: Waker::new()?,
-            options: *options,
+            options,
             report,
             disabled: flags.single_issuer,
             wake_armed: false,
             timeout_armed: false,
             timespec: Box::default(),
             closing: false,
+            reaped: Vec::new(),
             over: Vec::new(),
         })
     }
@@ -179,14 +183,16 @@ impl UringEngine {
         }
     }
 
-    /// Ends the next wait after `timeout`, or with the first completion: it never lingers.
+    /// Ends the next wait after `timeout`, or with the first completion, so that it seldom lingers. One that
+    /// does (a signal ended its wait) is replaced, for it may be a longer one.
     fn arm_timeout(&mut self, timeout: Duration) {
-        if !self.timeout_armed {
-            *self.timespec = timeout.into();
-            let entry = opcode::Timeout::new(&raw const *self.timespec).count(1).flags(TimeoutFlags::empty());
-            self.push(&entry.build().user_data(TIMEOUT));
-            self.timeout_armed = true;
+        if self.timeout_armed {
+            self.push(&opcode::TimeoutRemove::new(TIMEOUT).build().user_data(CANCEL));
         }
+        *self.timespec = timeout.into();
+        let entry = opcode::Timeout::new(&raw const *self.timespec).count(1).flags(TimeoutFlags::empty());
+        self.push(&entry.build().user_data(TIMEOUT));
+        self.timeout_armed = true;
     }
 
     /// Submits everything and waits for `want` completions, or until `timeout`.
@@ -229,9 +235,9 @@ impl UringEngine {
         done.append(&mut self.over);
         let mut woken = false;
         let mut again = Vec::new();
-        let completions: Vec<(u64, i32)> =
-            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
-        for (user_data, result) in completions {
+        let mut reaped = std::mem::take(&mut self.reaped);
+        reaped.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
+        for (user_data, result) in reaped.drain(..) {
             match user_data {
                 WAKE => {
                     self.wake_armed = false;
@@ -243,6 +249,7 @@ impl UringEngine {
                 place => done.push(self.finish(place as u32, result)),
             }
         }
+        self.reaped = reaped;
         for place in again {
             let entry = self.entry(place);
             self.push(&entry);
@@ -314,11 +321,11 @@ impl Engine for UringEngine {
         if self.options.iopoll {
             return self.poll_device(timeout, done);
         }
-        self.arm_wake();
-        if timeout.is_zero() {
-            self.enter(0, timeout)?;
-        } else {
+        if !timeout.is_zero() {
+            self.arm_wake();
             self.enter(1, timeout)?;
+        } else if self.slab.in_flight() > 0 {
+            self.enter(0, timeout)?;
         }
         self.reap(done);
         Ok(())

@@ -57,8 +57,33 @@ fn attempts(sqpoll: bool) -> &'static [Flags] {
     if sqpoll { &[SINGLE, NONE] } else { &[ALL, COOP_SINGLE, COOP, NONE] }
 }
 
-/// A ring of its own for `options`, nothing registered yet.
-pub(super) fn ring(options: &EngineOptions, worst: bool) -> io::Result<(IoUring, Flags)> {
+/// A ring, and what became of the wishes for it.
+pub(super) struct Made {
+    pub(super) ring: IoUring,
+    pub(super) flags: Flags,
+    /// As asked for, without what could not be had.
+    pub(super) options: EngineOptions,
+    pub(super) reasons: Vec<String>,
+}
+
+/// A ring of its own for `options`, nothing registered yet; `worst` as the oldest kernel would give it.
+pub(super) fn ring(options: &EngineOptions, worst: bool) -> io::Result<Made> {
+    let refused = match best(options, worst) {
+        // Without this feature (5.11) a submission thread knows only registered files, and the waker's is none.
+        Ok((ring, _)) if options.sqpoll && !ring.params().is_feature_sqpoll_nonfixed() => {
+            "this kernel's can use registered files only".to_owned()
+        }
+        Ok((ring, flags)) => return Ok(Made { ring, flags, options: *options, reasons: Vec::new() }),
+        // Before 5.13 it takes CAP_SYS_NICE.
+        Err(error) if options.sqpoll && error.raw_os_error() == Some(libc::EPERM) => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    let options = EngineOptions { sqpoll: false, ..*options };
+    let (ring, flags) = best(&options, worst)?;
+    Ok(Made { ring, flags, options, reasons: vec![format!("no submission thread: {refused}")] })
+}
+
+fn best(options: &EngineOptions, worst: bool) -> io::Result<(IoUring, Flags)> {
     let attempts = attempts(options.sqpoll);
     let attempts = if worst { &attempts[attempts.len() - 1..] } else { attempts };
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
@@ -97,13 +122,9 @@ fn build(options: &EngineOptions, flags: Flags) -> io::Result<IoUring> {
 }
 
 /// Registers the pool's buffers and an empty table of files; what fails is told in the report.
-pub(super) fn register(
-    ring: &IoUring,
-    flags: Flags,
-    options: &EngineOptions,
-    pool: &BufferPool,
-) -> UringReport {
-    let mut reasons = Vec::new();
+pub(super) fn register(made: &Made, pool: &BufferPool) -> UringReport {
+    let Made { ring, flags, options, reasons } = made;
+    let mut reasons = reasons.clone();
     let registered_buffers = match register_buffers(ring, pool) {
         Ok(()) => true,
         Err(error) => {
@@ -120,7 +141,7 @@ pub(super) fn register(
         }
     };
     UringReport {
-        flags: names(flags, options),
+        flags: names(*flags, options),
         registered_buffers,
         registered_files,
         timeout_in_wait: ring.params().is_feature_ext_arg(),

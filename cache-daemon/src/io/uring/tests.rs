@@ -63,6 +63,34 @@ fn a_blocked_read_holds_nobody_up() {
 }
 
 #[test]
+fn the_report_names_what_could_not_be_had_and_nothing_else() {
+    let pool = BufferPool::new(4, 4096).unwrap();
+    for sqpoll in [false, true] {
+        let Some(engine) = ring(&pool, &EngineOptions { depth: 4, sqpoll, iopoll: false }) else { return };
+        let report = engine.report();
+        eprintln!("{report:?}");
+        let all = report.registered_buffers && report.registered_files;
+        assert_eq!(all, report.reasons.is_empty(), "{report:?}");
+        assert_eq!(report.flags.contains(&"SQPOLL"), sqpoll);
+        assert!(!sqpoll || !report.flags.contains(&"DEFER_TASKRUN"), "the kernel refuses both together");
+    }
+}
+
+#[test]
+fn a_timeout_left_over_from_an_interrupted_wait_does_not_lengthen_the_next() {
+    let pool = BufferPool::new(1, 4096).unwrap();
+    let Ok(mut engine) = UringEngine::oldest(&pool, &options(1)) else { return };
+    // What a signal leaves behind: an armed timeout that nobody waits for.
+    engine.arm_timeout(WAIT_MAX);
+    engine.enter(0, Duration::ZERO).unwrap();
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        engine.complete(Duration::from_millis(1), &mut done).unwrap();
+    }
+    assert!(done.is_empty());
+}
+
+#[test]
 fn an_error_of_the_device_is_the_result() {
     let pool = BufferPool::new(1, 4096).unwrap();
     let Some(mut engine) = ring(&pool, &options(1)) else { return };

@@ -28,12 +28,15 @@ pub struct Behaviour {
     pub encoding: Encoding,
     pub page_keys: usize,
     pub namespace: bool,
-    /// Every so many requests, a 503 with `Retry-After: 0`; 0 for never.
+    /// Every so many requests, a 503; 0 for never.
     pub refuse_every: usize,
+    /// Seconds that refusals ask to wait.
+    pub retry_after: u32,
     /// Every so many requests, half of the body and a closed connection; 0 for never.
     pub cut_every: usize,
-    /// What every request is answered with instead.
+    /// What requests are answered with instead, after `refuse_from` proper answers.
     pub refuse_all: Option<(u16, &'static str)>,
+    pub refuse_from: usize,
 }
 
 impl Default for Behaviour {
@@ -43,8 +46,10 @@ impl Default for Behaviour {
             page_keys: 1000,
             namespace: true,
             refuse_every: 0,
+            retry_after: 0,
             cut_every: 0,
             refuse_all: None,
+            refuse_from: 0,
         }
     }
 }
@@ -114,12 +119,11 @@ impl Fake {
         let target = head.split(' ').nth(1)?.to_owned();
         let number = self.requests.fetch_add(1, Relaxed) + 1;
         let every = |n: usize| n != 0 && number.is_multiple_of(n);
+        let refuse = format!("Retry-After: {}\r\n", self.behaviour.retry_after);
         let (status, extra, body) = match self.behaviour.refuse_all {
-            Some((status, code)) => (status, String::new(), error(code)),
-            None if every(self.behaviour.refuse_every) => {
-                (503, "Retry-After: 0\r\n".to_owned(), error("SlowDown"))
-            }
-            None => self.answer(&target, &headers),
+            Some((status, code)) if number > self.behaviour.refuse_from => (status, refuse, error(code)),
+            _ if every(self.behaviour.refuse_every) => (503, refuse, error("SlowDown")),
+            _ => self.answer(&target, &headers),
         };
         let mut reply =
             format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n{extra}\r\n", body.len()).into_bytes();

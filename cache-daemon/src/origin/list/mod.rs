@@ -15,6 +15,7 @@
 //! relies on it, so every way out of a lister that is not completion sends an error.
 
 pub mod directory;
+mod guess;
 pub mod other;
 pub mod s3;
 pub mod split;
@@ -30,9 +31,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::error::OriginError;
-use super::retry::GivenUp;
 use super::store::Backend;
-use super::{Inner, Listed, RequestKind, RequestSource};
+use super::{Inner, Listed};
 
 /// Keys in a page: what S3 gives at most.
 pub const PAGE_KEYS: usize = 1000;
@@ -116,15 +116,5 @@ async fn list(origin: &Arc<Inner>, pages: &Pages) -> Result<(), Stopped> {
         Backend::S3(bucket) => s3::Lister::new(origin, bucket).list(pages).await,
         Backend::Directory(directory) => directory::list(origin, &directory.root, pages).await,
         Backend::Other { listing, .. } => other::list(origin, listing.as_ref(), pages).await,
-    }
-}
-
-impl Inner {
-    /// One LIST request, repeated as needed.
-    async fn list_request<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, GivenUp>
-    where
-        F: Future<Output = Result<T, super::failure::Failure>>,
-    {
-        self.retry.run(|| self.limit.run(RequestKind::List, RequestSource::Demand, attempt())).await
     }
 }

@@ -60,14 +60,22 @@ fn explain(origin: &Inner, error: &object_store::Error) -> OriginError {
     let message = failure.message;
     match failure.cause {
         Cause::Denied => OriginError::Denied { url, cause: message },
-        Cause::Gone => OriginError::Missing { url, what: "the bucket or container".to_owned(), hint: "" },
+        Cause::Gone => {
+            OriginError::Missing { url, what: "the bucket, container or path".to_owned(), hint: "" }
+        }
         _ if message.contains("169.254.169.254") || message.contains("metadata.google") => {
             OriginError::NoCredentials { url, advice: origin.credentials_advice(), cause: message }
         }
-        _ if url.starts_with("http") && (message.contains("405") || message.contains("PROPFIND")) => {
+        _ if url.starts_with("http") && knows_no_webdav(&message) => {
             let cause = format!("the server does not list: http origins need WebDAV (PROPFIND): {message}");
             OriginError::Unreachable { url, cause }
         }
         _ => OriginError::Unreachable { url, cause: message },
     }
+}
+
+/// Whether the server refused the method, or took it for something else, rather than being out of reach.
+fn knows_no_webdav(message: &str) -> bool {
+    let statuses = ["400", "403", "405", "501"];
+    statuses.iter().any(|status| message.contains(&format!("non-2xx status code: {status}")))
 }

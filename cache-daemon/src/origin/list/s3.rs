@@ -2,8 +2,9 @@
 //!
 //! One flat listing of the prefix, never one LIST per directory. The first page is asked for alone; if
 //! more follow, up to [`PROBES_MAX`] requests with a delimiter learn the names of the directories, which
-//! become split points, and the parts (`split.rs`) are listed at the same time. So a listing of n keys
-//! costs about n/1000 requests, one more for each part, and the probes.
+//! become split points, and the parts (`split.rs`) are listed at the same time. Where directories are
+//! few or large, [`FLAT_PAGES`] more pages are listed and the split points guessed (`guess.rs`). So a
+//! listing of n keys costs about n/1000 requests, one more for each part, and a dozen at most to split.
 //!
 //! Keys are asked for url-encoded, because XML cannot carry control characters. Some servers
 //! (s3s-fs 0.14) repeat `EncodingType: url` without encoding anything; see [`Lister::spelling`].
@@ -15,18 +16,22 @@ use futures::{StreamExt, TryStreamExt, stream};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::OnceCell;
 
+use super::guess;
 use super::split::{self, KeyRange, PARTS_MAX};
 use super::xml::{self, Page};
 use super::{PAGE_KEYS, Pages, Stopped};
 use crate::origin::error::OriginError;
 use crate::origin::failure::{Cause, Failure};
-use crate::origin::retry::GivenUp;
+use crate::origin::retry::{GivenUp, Retry};
 use crate::origin::s3::S3;
-use crate::origin::{Inner, Listed, etag};
+use crate::origin::{Inner, Listed, RequestKind, RequestSource, etag};
 
 /// Requests with a delimiter, at most: one for the prefix, the others for its only directories
 /// (`train/`, `val/`), whose children then split better.
 const PROBES_MAX: usize = 4;
+
+/// Pages of a prefix without directories that are listed one after the other before it is split.
+const FLAT_PAGES: usize = 4;
 
 /// What SigV4 leaves unencoded.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -35,6 +40,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub struct Lister<'a> {
     origin: &'a Inner,
     bucket: &'a S3,
+    retry: &'a Retry,
     spelling: OnceCell<Spelling>,
 }
 
@@ -42,6 +48,19 @@ pub struct Lister<'a> {
 enum Spelling {
     Encoded,
     Plain,
+}
+
+/// The ends of a page.
+struct Reached {
+    first: String,
+    last: String,
+}
+
+impl Page {
+    fn reached(&self) -> Option<Reached> {
+        let (first, last) = (self.entries.first()?.key.clone(), self.entries.last()?.key.clone());
+        Some(Reached { first, last })
+    }
 }
 
 /// One request's parameters.
@@ -80,13 +99,14 @@ impl Query<'_> {
 impl<'a> Lister<'a> {
     /// A lister of `origin`, whose bucket is `bucket`.
     pub fn new(origin: &'a Inner, bucket: &'a S3) -> Self {
-        Self { origin, bucket, spelling: OnceCell::new() }
+        Self { origin, bucket, retry: &origin.retry, spelling: OnceCell::new() }
     }
 
     /// Asks for one key: whether the bucket is there and lets us list it.
     pub async fn check(&self) -> Result<(), OriginError> {
         let query = Query { prefix: &self.origin.store.prefix, max_keys: Some(1), ..Query::default() };
-        self.page(query).await.map(drop)
+        let brief = Self { retry: &self.origin.brief_retry, ..Self::new(self.origin, self.bucket) };
+        brief.page(query).await.map(drop)
     }
 
     /// Lists everything under the prefix.
@@ -119,14 +139,59 @@ impl<'a> Lister<'a> {
     }
 
     async fn list_parts(&self, after: &str, pages: &Pages) -> Result<(), Stopped> {
-        let points = self.directories().await?;
-        let passed = points.iter().filter(|point| point.as_str() <= after).count();
+        let directories = self.directories().await?;
+        let passed = directories.iter().filter(|point| point.as_str() <= after).count();
+        match split::parts(directories.len(), passed) {
+            1 => self.list_flat(after, directories, pages).await,
+            _ => self.list_split(after, directories, passed, pages).await,
+        }
+    }
+
+    /// Few directories, or large ones: on for some pages, then split at guessed points as well.
+    async fn list_flat(&self, after: &str, mut points: Vec<String>, pages: &Pages) -> Result<(), Stopped> {
+        let rest = KeyRange { after: after.to_owned(), last: None };
+        let Some(reached) = self.list_range(rest, FLAT_PAGES, pages).await? else { return Ok(()) };
+        if let Some(top) = self.farthest(&reached).await? {
+            points.extend(guess::points(&reached.last, top));
+        }
+        let in_last_page = |point: &&String| **point > reached.first && **point <= reached.last;
+        let passed = points.iter().filter(in_last_page).count();
+        self.list_split(&reached.last, points, passed, pages).await
+    }
+
+    async fn list_split(
+        &self,
+        after: &str,
+        points: Vec<String>,
+        passed: usize,
+        pages: &Pages,
+    ) -> Result<(), Stopped> {
         let parts = split::parts(points.len(), passed);
         let ranges = split::ranges(after, points, parts);
         tracing::debug!(url = self.origin.url, parts = ranges.len(), "listing in parallel");
         stream::iter(ranges.into_iter().map(Ok))
-            .try_for_each_concurrent(PARTS_MAX, |range| self.list_range(range, pages))
+            .try_for_each_concurrent(PARTS_MAX, async |range| {
+                self.list_range(range, usize::MAX, pages).await.map(drop)
+            })
             .await
+    }
+
+    /// The largest guess that keys follow: a binary search with a request for one key a step.
+    async fn farthest(&self, reached: &Reached) -> Result<Option<guess::Step>, OriginError> {
+        let Reached { first, last } = reached;
+        let steps = guess::after(first, last, self.origin.store.prefix.len());
+        let (mut low, mut high) = (0, steps.len());
+        while low < high {
+            let middle = (low + high) / 2;
+            let start_after = &steps[middle].key(last);
+            let prefix = &self.origin.store.prefix;
+            let query = Query { prefix, start_after, max_keys: Some(1), ..Query::default() };
+            match self.page(query).await?.entries.is_empty() {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        Ok(low.checked_sub(1).map(|at| steps[at]))
     }
 
     /// Names of directories below the prefix, whole keys ending with `/`: not all, and in no order.
@@ -145,10 +210,16 @@ impl<'a> Lister<'a> {
         Ok(self.page(query).await?.prefixes)
     }
 
-    async fn list_range(&self, range: KeyRange, pages: &Pages) -> Result<(), Stopped> {
+    /// Lists `range`, at most `pages_max` pages of it; says where it stopped if it is not done.
+    async fn list_range(
+        &self,
+        range: KeyRange,
+        pages_max: usize,
+        pages: &Pages,
+    ) -> Result<Option<Reached>, Stopped> {
         let mut after = range.after;
         let mut token: Option<String> = None;
-        loop {
+        for page_number in 1.. {
             let query = Query {
                 prefix: &self.origin.store.prefix,
                 start_after: &after,
@@ -156,21 +227,27 @@ impl<'a> Lister<'a> {
                 ..Query::default()
             };
             let mut page = self.page(query).await?;
-            let reached = page.entries.last().map(|entry| entry.key.clone());
+            if token.is_none() && page.entries.first().is_some_and(|first| first.key <= after) {
+                return Err(self.unreachable("it ignores start-after, which listings rely on").into());
+            }
             let is_past = |key: &str| range.last.as_deref().is_some_and(|last| key > last);
-            let done = !page.truncated || reached.as_deref().is_some_and(is_past);
+            let reached = page.reached();
+            let ended = reached.as_ref().is_some_and(|reached| {
+                is_past(&reached.last) || range.last.as_deref() == Some(reached.last.as_str())
+            });
+            let done = ended || !page.truncated;
             page.entries.retain(|entry| !is_past(&entry.key));
             token = page.next_token.take();
             pages.send(self.listed(page)).await?;
-            if done || range.last.is_some() && range.last == reached {
-                return Ok(());
-            }
             match reached {
-                Some(reached) if reached > after => after = reached,
+                _ if done => return Ok(None),
+                Some(reached) if page_number == pages_max => return Ok(Some(reached)),
+                Some(reached) if reached.last > after => after = reached.last,
                 _ if token.is_some() => {}
                 _ => return Err(self.no_token().into()),
             }
         }
+        Ok(None)
     }
 
     /// One page with its keys and prefixes decoded.
@@ -192,12 +269,13 @@ impl<'a> Lister<'a> {
 
     async fn page_as_sent(&self, query: Query<'_>) -> Result<Page, OriginError> {
         let text = query.text();
-        let attempt = || async {
+        let ask = async || {
             let body = self.bucket.get(&text).await?;
-            // A body cut short by a proxy is XML that ends early: worth another attempt.
-            xml::page(&body).map_err(|error| Failure::new(Cause::ShortBody, error))
+            xml::page(&body).map_err(|error| Failure::new(cause_of_malformed(&body), error))
         };
-        self.origin.list_request(attempt).await.map_err(|given_up| explain(&self.origin.url, given_up))
+        let limit = &self.origin.limit;
+        let attempt = || limit.run(RequestKind::List, RequestSource::Demand, ask());
+        self.retry.run(attempt).await.map_err(|given_up| explain(&self.origin.url, given_up))
     }
 
     /// Whether a page that claims to be url-encoded is.
@@ -252,6 +330,15 @@ impl<'a> Lister<'a> {
 
     fn unreachable(&self, cause: &str) -> OriginError {
         OriginError::Unreachable { url: self.origin.url.clone(), cause: cause.to_owned() }
+    }
+}
+
+/// A page that was cut short is worth another attempt; what never was one, a web site's say, is not.
+fn cause_of_malformed(body: &[u8]) -> Cause {
+    let start = &body[..body.len().min(1024)];
+    match String::from_utf8_lossy(start).contains("<ListBucketResult") {
+        true => Cause::ShortBody,
+        false => Cause::Refused,
     }
 }
 

@@ -1,8 +1,7 @@
 //! A batch: extents packed behind each other in one buffer, for one device write.
 
-use super::Append;
 use crate::index::ExtentAddr;
-use crate::io::{Buffer, Operation};
+use crate::io::{Buffer, DeviceOffset, Operation};
 use crate::object::ExtentKey;
 use crate::store::answer::AppendAnswer;
 use crate::store::layout::{Layout, PAGE_BYTES, extent_bytes};
@@ -10,6 +9,9 @@ use crate::store::record::{EXTENT_HEADER_BYTES, ExtentHeader, SegmentHeader};
 use crate::store::segments::Pin;
 use crate::store::volume::Volume;
 use zerocopy::IntoBytes;
+
+/// A write that was interrupted or cut short is given to the device again so many times.
+const RETRIES: u8 = 3;
 
 /// The segment that is appended to.
 #[derive(Debug)]
@@ -53,7 +55,10 @@ pub(super) struct Batch {
 pub(super) struct Written {
     pub(super) segment: u32,
     pub(super) generation: u32,
+    pub(super) at: DeviceOffset,
     pub(super) bytes: u32,
+    /// How often it may be tried again if the device does only a part of it.
+    pub(super) retries: u8,
     pub(super) extents: Vec<WrittenExtent>,
     /// The segment cannot be used again while the device may still write this.
     pub(super) pin: Option<Pin>,
@@ -62,7 +67,15 @@ pub(super) struct Written {
 pub(super) struct WrittenExtent {
     pub(super) key: ExtentKey,
     pub(super) addr: ExtentAddr,
-    pub(super) done: AppendAnswer,
+    pub(super) outcome: Outcome,
+}
+
+/// What follows when an extent is written.
+pub(super) enum Outcome {
+    /// Somebody asked for it.
+    Appended(AppendAnswer),
+    /// It is a copy of the extent there.
+    Moved { from: ExtentAddr },
 }
 
 impl Batch {
@@ -92,18 +105,23 @@ impl Batch {
     }
 
     /// Packs an extent at the end of `open`. There is room for it.
-    pub(super) fn push(&mut self, volume: &Volume, open: &mut Open, append: Append) {
-        let Append { key, data, done, .. } = append;
+    pub(super) fn push(
+        &mut self,
+        volume: &Volume,
+        open: &mut Open,
+        (key, data): (ExtentKey, &[u8]),
+        outcome: Outcome,
+    ) {
         let bytes = extent_bytes(data.len() as u32);
-        let header = ExtentHeader::new(volume.position(open.segment, open.end), open.generation, key, &data);
+        let header = ExtentHeader::new(volume.position(open.segment, open.end), open.generation, key, data);
         let space = &mut self.buffer[self.used..self.used + bytes as usize];
         let (head, rest) = space.split_at_mut(EXTENT_HEADER_BYTES);
         head.copy_from_slice(header.as_bytes());
-        rest[..data.len()].copy_from_slice(&data);
+        rest[..data.len()].copy_from_slice(data);
         // What was in the buffer before must not reach the disk.
         rest[data.len()..].fill(0);
         let addr = volume.addr(open.segment, open.generation, open.end, data.len() as u32);
-        self.extents.push(WrittenExtent { key, addr, done });
+        self.extents.push(WrittenExtent { key, addr, outcome });
         self.used += bytes as usize;
         open.end += bytes;
     }
@@ -115,15 +133,12 @@ impl Batch {
         let written = Written {
             segment: self.segment,
             generation: self.generation,
+            at,
             bytes: self.used as u32,
+            retries: RETRIES,
             extents: self.extents,
             pin: Some(self.pin),
         };
         (operation, written)
-    }
-
-    /// Whom to tell that it will not be written.
-    pub(super) fn into_appends(self) -> impl Iterator<Item = AppendAnswer> {
-        self.extents.into_iter().map(|extent| extent.done)
     }
 }

@@ -6,18 +6,21 @@
 //! time, *poisons* the segments that it was for. Their extents leave the index, and they are used again
 //! only when the device has let go of every write to them.
 //!
+//! `admission.rs` is the way in, `completion.rs` what follows, `moving.rs` how space is gathered,
+//! `ceiling.rs` where generations come from.
+//!
 //! [`Writer::step`] does what can be done without waiting, waits once, and handles what completed. The
 //! thread calls it in a loop; tests call it on a simulated device, where the same seed gives the same
 //! run.
 
+mod admission;
 mod batch;
+mod ceiling;
+mod completion;
+mod moving;
 mod unsynced;
 
-#[cfg(test)]
-mod tests;
-
-use std::collections::HashMap;
-use std::io;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -26,16 +29,19 @@ use bytes::Bytes;
 use crossbeam::channel::Receiver;
 
 use self::batch::{Batch, Open, Written};
+use self::ceiling::{Ceiling, Step};
+use self::moving::{Moved, Moves};
 use self::unsynced::Unsynced;
 use super::allocator::Allocator;
 use super::answer::AppendAnswer;
-use super::in_flight::{Ended, InFlight};
-use super::layout::{PAGE_BYTES, SUPERBLOCKS, extent_bytes};
+use super::in_flight::InFlight;
+use super::layout::{PAGE_BYTES, SUPERBLOCKS};
 use super::segments::Pin;
-use super::superblock::{GENERATIONS_AHEAD, Superblock};
+use super::superblock::Superblock;
 use super::volume::Volume;
-use crate::index::SegmentId;
-use crate::io::{Buffer, BufferPool, Completion, DeviceFile, Engine, FileSlot, Operation, Token};
+use crate::index::checkpoint::SealedSegment;
+use crate::index::{Generation, SegmentId};
+use crate::io::{BufferPool, Completion, Engine, FileSlot, Operation, Token};
 use crate::object::ExtentKey;
 
 /// What became of an append.
@@ -66,14 +72,8 @@ pub type AppendDone = Box<dyn FnOnce(Appended) + Send>;
 /// Is told of the end of a sync, on the writer's thread.
 pub type SyncDone = Box<dyn FnOnce(Result<Covered, SyncFailed>) + Send>;
 
-/// What a sync made durable: the segments in these incarnations, all of them but the open one whole.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Covered {
-    /// By segment number; 0 for one that is not in use.
-    pub generations: Vec<u32>,
-    /// The segment that is appended to, and how far it is durable.
-    pub open: Option<(u32, u32)>,
-}
+/// What a sync made durable: for each segment that was ever begun, its incarnation and how much of it.
+pub type Covered = Vec<SealedSegment>;
 
 /// A sync failed; the segments that it was for are forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -132,14 +132,15 @@ impl Default for WriterLimits {
     }
 }
 
+/// Operations besides writes of batches: a sync, a trial, and a step of raising the ceiling.
+pub const SPARE_DEPTH: usize = 3;
+
 /// Where a writer writes.
 pub struct Disk {
-    /// Its own engine, with room for two operations more than [`WriterLimits::depth`].
+    /// Its own engine, with room for [`SPARE_DEPTH`] operations more than [`WriterLimits::depth`].
     pub engine: Box<dyn Engine>,
     /// The volume's file there.
     pub slot: FileSlot,
-    /// The volume's file, for superblocks.
-    pub file: DeviceFile,
     /// Buffers of [`Writer::buffer_bytes`].
     pub pool: BufferPool,
 }
@@ -147,8 +148,21 @@ pub struct Disk {
 /// What an operation in flight is for.
 enum Work {
     Write(Written),
-    Sync { segments: Vec<u32>, waiters: Vec<(SyncDone, Covered)> },
+    Sync(SyncWork),
+    /// A part of a segment is read that is being emptied.
+    Move {
+        start: u32,
+        len: u32,
+    },
+    Raise(Step),
     Trial,
+}
+
+/// What depends on a sync.
+struct SyncWork {
+    segments: Vec<u32>,
+    copied: Vec<Moved>,
+    waiters: Vec<(SyncDone, Covered)>,
 }
 
 /// See the head of the module.
@@ -157,10 +171,13 @@ pub struct Writer {
     disk: Disk,
     limits: WriterLimits,
     requests: Receiver<Request>,
-    superblock: Superblock,
+    ceiling: Ceiling,
     allocator: Allocator,
     open: Option<Open>,
     batch: Option<Batch>,
+    /// What is packed or in flight. An extent is written once: a second copy, torn by a power cut, would
+    /// hide the first from recovery.
+    packed: HashSet<ExtentKey>,
     /// Taken from the channel, but there was no buffer for it.
     waiting: Option<Append>,
     /// Syncs asked for: nothing more is taken until they are done.
@@ -169,9 +186,12 @@ pub struct Writer {
     /// Pins for writes that were given up and that the device still holds.
     late: HashMap<Token, Pin>,
     unsynced: Unsynced,
+    moves: Moves,
     /// When the next byte may be written, if that is capped.
     pace: Instant,
     closing: bool,
+    /// Free and sealed segments as the figures have them.
+    counted: (u64, u64),
     completions: Vec<Completion>,
 }
 
@@ -185,7 +205,7 @@ impl Writer {
         (superblock, allocator, tail): (Superblock, Allocator, Option<(u32, u32)>),
         now: Instant,
     ) -> Self {
-        assert!(disk.engine.depth() >= limits.depth + 2 && limits.depth > 0);
+        assert!(disk.engine.depth() >= limits.depth + SPARE_DEPTH && limits.depth > 0);
         let open =
             tail.map(|(segment, end)| Open::resumed(segment, volume.segments.generation(segment), end));
         let mut writer = Self {
@@ -193,17 +213,20 @@ impl Writer {
             disk,
             limits,
             requests,
-            superblock,
+            ceiling: Ceiling::new(superblock),
             allocator,
             open,
             batch: None,
+            packed: HashSet::new(),
             waiting: None,
             syncs: Vec::new(),
             in_flight: InFlight::new(limits.deadline),
             late: HashMap::new(),
             unsynced: Unsynced::default(),
+            moves: Moves::default(),
             pace: now,
             closing: false,
+            counted: (0, 0),
             completions: Vec::new(),
         };
         writer.publish_room();
@@ -218,7 +241,7 @@ impl Writer {
     /// Works until it is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }
@@ -228,6 +251,8 @@ impl Writer {
     pub fn step(&mut self, clock: &super::Clock, wait: Duration) -> bool {
         let now = clock();
         self.begin_trial(now);
+        self.begin_raise(now);
+        self.move_some(now);
         self.take_requests(now);
         self.begin_sync(now);
         let wait = self.wait(now).min(wait);
@@ -245,156 +270,6 @@ impl Writer {
         self.reclaim();
         self.publish_room();
         !(self.closing && self.syncs.is_empty() && self.in_flight.is_idle())
-    }
-
-    fn take_requests(&mut self, now: Instant) {
-        while self.syncs.is_empty() && !self.closing {
-            let Some(request) = self.next_request() else { break };
-            match request {
-                Request::Append(append) => {
-                    if let Err(append) = self.append(append, now) {
-                        self.waiting = Some(append);
-                        break;
-                    }
-                }
-                Request::Sync(done) => self.syncs.push(done),
-                Request::Close(done) => {
-                    self.syncs.push(done);
-                    self.closing = true;
-                }
-            }
-        }
-        // Full batches went out by themselves. A part of one goes out when nothing is there to join it.
-        if self.waiting.is_none() {
-            self.write_batch(now);
-        }
-        self.refuse_late(now);
-    }
-
-    fn next_request(&mut self) -> Option<Request> {
-        if let Some(append) = self.waiting.take() {
-            return Some(Request::Append(append));
-        }
-        let request = self.requests.try_recv().ok()?;
-        if matches!(request, Request::Append(_)) {
-            self.volume.figures.appends_queued.sub(1);
-        }
-        Some(request)
-    }
-
-    /// Appends that wait longer than a write may take are refused, so that nothing waits for a silent device.
-    fn refuse_late(&mut self, now: Instant) {
-        while let Some(append) = self.waiting.take() {
-            if now.saturating_duration_since(append.asked) < self.limits.deadline {
-                self.waiting = Some(append);
-                break;
-            }
-            self.reject(append.done, Rejection::Failed);
-            match self.next_request() {
-                Some(Request::Append(append)) => self.waiting = Some(append),
-                Some(Request::Sync(done)) => self.syncs.push(done),
-                Some(Request::Close(done)) => {
-                    self.syncs.push(done);
-                    self.closing = true;
-                }
-                None => break,
-            }
-        }
-    }
-
-    /// Packs one extent, or gives it back if it has to wait for a buffer.
-    fn append(&mut self, append: Append, now: Instant) -> Result<(), Append> {
-        if !self.volume.is_in() {
-            self.reject(append.done, Rejection::Failed);
-            return Ok(());
-        }
-        let bytes = extent_bytes(append.data.len() as u32);
-        if self.batch.as_ref().is_some_and(|batch| !batch.has_room(bytes)) {
-            self.write_batch(now);
-        }
-        if self.open.as_ref().is_some_and(|open| !open.has_room(bytes, &self.volume.layout)) {
-            self.write_batch(now);
-            self.seal();
-        }
-        let buffer = match &self.batch {
-            Some(_) => None,
-            None => match self.free_buffer(now) {
-                Some(buffer) => Some(buffer),
-                None => return Err(append),
-            },
-        };
-        if self.open.is_none() && !self.open_segment(bytes, now) {
-            self.reject(append.done, Rejection::Full);
-            return Ok(());
-        }
-        let open = self.open.as_mut().expect("there is one or was made one above");
-        if let Some(buffer) = buffer {
-            self.batch = Some(Batch::begin(&self.volume, open, buffer));
-        }
-        let batch = self.batch.as_mut().expect("there was one or was made one above");
-        batch.push(&self.volume, open, append);
-        Ok(())
-    }
-
-    /// A buffer for the next batch, if one may be written now.
-    fn free_buffer(&mut self, now: Instant) -> Option<Buffer> {
-        let reading = self.volume.reads_in_flight.load(Relaxed) > 0;
-        let depth = if reading { self.limits.depth_under_reads } else { self.limits.depth };
-        if self.in_flight.len() >= depth.max(1) || now < self.pace {
-            return None;
-        }
-        self.disk.pool.take()
-    }
-
-    /// Begins a segment that takes an extent of `bytes`: whether there was a free one.
-    fn open_segment(&mut self, bytes: u32, now: Instant) -> bool {
-        if bytes > self.volume.layout.room_bytes() {
-            return false;
-        }
-        self.reclaim();
-        if !self.have_generations(now) {
-            return false;
-        }
-        self.open = self
-            .allocator
-            .take(&self.volume.segments)
-            .map(|(segment, generation)| Open::fresh(segment, generation));
-        self.open.is_some()
-    }
-
-    fn reclaim(&mut self) {
-        let reclaimed = self.allocator.reclaim(&self.volume.segments);
-        self.volume.figures.segments_reclaimed.add(u64::from(reclaimed));
-    }
-
-    /// Makes sure that the next generation is below the durable ceiling.
-    fn have_generations(&mut self, now: Instant) -> bool {
-        let next = self.allocator.next_generation();
-        if next < self.superblock.generation_ceiling || self.allocator.free() == 0 {
-            return true;
-        }
-        let Some(raised) = self.superblock.raised(next.saturating_add(GENERATIONS_AHEAD)) else {
-            return false;
-        };
-        match raised.write(&self.disk.file) {
-            Ok(()) => {
-                self.superblock = raised;
-                true
-            }
-            Err(error) => {
-                self.volume.device_failed("writing the superblock", &error, now);
-                false
-            }
-        }
-    }
-
-    fn seal(&mut self) {
-        if let Some(open) = self.open.take() {
-            if self.unsynced.seal(open.segment) {
-                return;
-            }
-            self.allocator.seal(open.segment, &self.volume.segments);
-        }
     }
 
     fn write_batch(&mut self, now: Instant) {
@@ -422,22 +297,60 @@ impl Writer {
             return std::mem::take(&mut self.syncs).into_iter().for_each(|done| done(Ok(self.covered())));
         }
         let due = self.unsynced.is_due(now, self.limits.sync_interval, self.limits.sync_bytes);
-        if !asked && !due {
+        if !asked && !due && !self.moves_want_sync() {
             return;
         }
         let segments = self.unsynced.begin_sync();
         // Taken down now: what is appended from here on is not part of this sync.
         let waiters =
             std::mem::take(&mut self.syncs).into_iter().map(|done| (done, self.covered())).collect();
-        let work = Work::Sync { segments, waiters };
+        let work = Work::Sync(SyncWork { segments, copied: std::mem::take(&mut self.moves.copied), waiters });
         let token = self.in_flight.begin(work, now);
         self.disk.engine.submit(token, self.disk.slot, Operation::Sync);
     }
 
     fn covered(&self) -> Covered {
         let segments = &self.volume.segments;
-        let generations = (0..segments.count()).map(|segment| segments.generation(segment)).collect();
-        Covered { generations, open: self.open.as_ref().map(|open| (open.segment, open.end)) }
+        // Those that are not in use too: a checkpoint that says that nothing of them is wanted keeps what
+        // was forgotten from coming back with the headers.
+        let begun = (0..segments.count()).map(|segment| (segment, segments.last_generation(segment)));
+        begun
+            .filter(|(_, generation)| *generation > 0)
+            .map(|(segment, generation)| {
+                let open = self.open.as_ref().filter(|open| open.segment == segment);
+                SealedSegment {
+                    segment: SegmentId::new(self.volume.number, segment),
+                    generation: Generation(generation),
+                    sealed_bytes: open.map_or(self.volume.layout.segment_bytes, |open| open.end),
+                }
+            })
+            .collect()
+    }
+
+    fn begin_raise(&mut self, now: Instant) {
+        if self.volume.is_in()
+            && let Some(step) = self.ceiling.begin(self.allocator.next_generation())
+        {
+            self.raise(step, now);
+        }
+    }
+
+    /// Does a step of a raise of the ceiling.
+    fn raise(&mut self, step: Step, now: Instant) {
+        let operation = match step {
+            Step::Sync { .. } => Operation::Sync,
+            Step::Write { second } => {
+                let Some(mut buffer) = self.disk.pool.take() else {
+                    self.ceiling.ended(step, false);
+                    return;
+                };
+                let (superblock, copy) = self.ceiling.write(second);
+                buffer[..PAGE_BYTES as usize].copy_from_slice(&superblock.page());
+                Operation::Write { buffer, len: PAGE_BYTES as usize, at: SUPERBLOCKS[copy] }
+            }
+        };
+        let token = self.in_flight.begin(Work::Raise(step), now);
+        self.disk.engine.submit(token, self.disk.slot, operation);
     }
 
     fn begin_trial(&mut self, now: Instant) {
@@ -453,138 +366,15 @@ impl Writer {
         self.disk.engine.submit(token, self.disk.slot, operation);
     }
 
-    fn complete(&mut self, completion: Completion, now: Instant) {
-        let Completion { token, result, buffer } = completion;
-        match self.in_flight.end(token, now) {
-            Ended::InTime(Work::Write(written), took) => self.written(written, result, took, now),
-            Ended::InTime(Work::Sync { segments, waiters }, took) => {
-                self.synced(&segments, waiters, result.map(drop), took, now);
-            }
-            Ended::InTime(Work::Trial, _) => {
-                let whole = matches!(result, Ok(bytes) if bytes >= PAGE_BYTES as usize);
-                let ours = whole && buffer.is_some_and(|page| self.superblock.is_of_this_volume(&page));
-                self.volume.tried(ours, now);
-            }
-            Ended::TooLate => drop(self.late.remove(&token)),
-        }
-    }
-
-    fn written(&mut self, written: Written, result: io::Result<usize>, took: Duration, now: Instant) {
-        self.volume.figures.writes_in_flight.sub(1);
-        self.volume.figures.device_writes.increment();
-        self.volume.figures.device_write_latency.record(took);
-        let result = result.and_then(|bytes| match bytes == written.bytes as usize {
-            true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::WriteZero, "short write")),
-        });
-        match result {
-            Ok(()) if self.unsynced.end_write(&written, now) => self.admit(written),
-            Ok(()) => self.reject_all(written),
-            Err(error) => {
-                self.volume.device_failed("a write", &error, now);
-                self.poison(written.segment, written.generation);
-                self.reject_all(written);
-            }
-        }
-    }
-
-    fn admit(&mut self, written: Written) {
-        let figures = &self.volume.figures;
-        figures.device_write_bytes.add(u64::from(written.bytes));
-        for extent in written.extents {
-            self.volume.residents.insert(extent.key, extent.addr);
-            figures.appended_extents.increment();
-            figures.appended_bytes.add(u64::from(extent.addr.len));
-            extent.done.give(Appended::Stored);
-        }
-    }
-
-    fn synced(
-        &mut self,
-        segments: &[u32],
-        waiters: Vec<(SyncDone, Covered)>,
-        result: io::Result<()>,
-        took: Duration,
-        now: Instant,
-    ) {
-        self.volume.figures.device_syncs.increment();
-        self.volume.figures.device_sync_latency.record(took);
-        let outcome = match result {
-            Ok(()) => {
-                for sealed in self.unsynced.end_sync(segments) {
-                    self.allocator.seal(sealed, &self.volume.segments);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.volume.device_failed("a sync", &error, now);
-                for segment in self.unsynced.leave_sync(segments) {
-                    self.poison(segment, self.volume.segments.generation(segment));
-                }
-                Err(SyncFailed)
-            }
-        };
-        waiters.into_iter().for_each(|(done, covered)| done(outcome.map(|()| covered)));
-    }
-
-    /// Forgets what is in `segment`, if it is still in that incarnation.
-    fn poison(&mut self, segment: u32, generation: u32) {
-        if !self.unsynced.remove(segment, generation) {
-            return;
-        }
-        let extents = self.volume.residents.forget_segment(SegmentId::new(self.volume.number, segment));
-        tracing::warn!(volume = %self.volume.name, segment, extents, "segment dropped after an error");
-        self.volume.figures.poisoned_segments.increment();
-        if self.open.as_ref().is_some_and(|open| open.segment == segment) {
-            self.open = None;
-            if let Some(batch) = self.batch.take() {
-                batch.into_appends().for_each(|done| self.reject(done, Rejection::Failed));
-            }
-        }
-        self.allocator.retire(segment, &self.volume.segments);
-    }
-
-    /// The deadline of an operation is over.
-    fn give_up(&mut self, token: Token, work: Work, now: Instant) {
-        let error = io::Error::from(io::ErrorKind::TimedOut);
-        match work {
-            Work::Write(mut written) => {
-                self.volume.figures.writes_in_flight.sub(1);
-                self.volume.device_failed("a write", &error, now);
-                self.late.extend(written.pin.take().map(|pin| (token, pin)));
-                self.poison(written.segment, written.generation);
-                self.reject_all(written);
-            }
-            Work::Sync { segments, waiters } => {
-                self.synced(&segments, waiters, Err(error), self.limits.deadline, now)
-            }
-            Work::Trial => self.volume.tried(false, now),
-        }
-    }
-
-    fn reject_all(&self, written: Written) {
-        written.extents.into_iter().for_each(|extent| self.reject(extent.done, Rejection::Failed));
-    }
-
-    fn reject(&self, done: AppendAnswer, why: Rejection) {
-        let figures = &self.volume.figures;
-        match why {
-            Rejection::Full => figures.rejected_full.increment(),
-            Rejection::Failed => figures.rejected_failed.increment(),
-            Rejection::Busy => figures.rejected_busy.increment(),
-            Rejection::Closed => figures.rejected_out.increment(),
-        }
-        done.give(Appended::Rejected(why));
-    }
-
     fn wait(&self, now: Instant) -> Duration {
         // A device write that is packed or requests that can be taken: do not wait at all.
         let can_work =
             self.waiting.is_none() && self.syncs.is_empty() && !self.closing && !self.requests.is_empty();
-        if can_work {
+        if can_work || self.will_move() {
             return Duration::ZERO;
         }
-        let paced = self.waiting.as_ref().and((self.pace > now).then_some(self.pace));
+        let held_back = self.waiting.is_some() || self.is_moving();
+        let paced = (held_back && self.pace > now).then_some(self.pace);
         let refused = self.waiting.as_ref().map(|append| append.asked + self.limits.deadline);
         let due = self.unsynced.due_at(self.limits.sync_interval);
         [paced, refused, due, self.in_flight.deadline(), self.volume.next_trial()]
@@ -598,8 +388,18 @@ impl Writer {
     fn publish_room(&mut self) {
         let layout = &self.volume.layout;
         let open = self.open.as_ref().map_or(0, |open| layout.segment_bytes - open.end);
-        let free = u64::from(self.allocator.free()) * u64::from(layout.room_bytes());
+        let free = self.allocator.free().saturating_sub(self.reserve());
+        let free = u64::from(free) * u64::from(layout.room_bytes());
         self.volume.room_bytes.store(free + u64::from(open), Relaxed);
         self.volume.free_segments.store(u64::from(self.allocator.free()), Relaxed);
+        // Gauges are the sum over all volumes.
+        let counts = (u64::from(self.allocator.free()), u64::from(self.allocator.sealed()));
+        if counts != self.counted {
+            let (figures, counted) = (&self.volume.figures, std::mem::replace(&mut self.counted, counts));
+            figures.segments_free.add(counts.0);
+            figures.segments_free.sub(counted.0);
+            figures.segments_sealed.add(counts.1);
+            figures.segments_sealed.sub(counted.1);
+        }
     }
 }

@@ -203,7 +203,7 @@ fn weathered(response: Response<s3s::Body>, open: Open, fault: Option<Fault>) ->
         parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let cut =
         (parts.status.is_success()).then_some(fault).flatten().map(|fault| (length.unwrap_or(0) / 2, fault));
-    let frames = frames(BodyDataStream::new(body).map(|piece| piece.map_err(Broken::from)), open, cut);
+    let frames = frames(BodyDataStream::new(body), open, cut);
     Response::from_parts(parts, StreamBody::new(frames.map(|piece| piece.map(Frame::data))).boxed_unsync())
 }
 

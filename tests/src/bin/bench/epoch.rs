@@ -4,10 +4,11 @@
 //! `forgotten` (dentries and inodes too), `cold` (nothing stored, the origin 15 ms away).
 
 use std::fs;
+use std::path::Path;
 
 use epochcache_tests::bed::data_set::Shape;
 use epochcache_tests::bed::mount::{Bed, Mount};
-use epochcache_tests::bed::reader::{Readers, Reading};
+use epochcache_tests::bed::reader::{EpochReport, Readers, Reading};
 use epochcache_tests::bed::s3::Weather;
 use epochcache_tests::bed::stats::FUSE_REQUESTS;
 
@@ -27,10 +28,10 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
     let mount = bed.mount_command().cache_size(effort.pick("4GiB", "512MiB")).start()?;
     let mut epochs = Epochs::start(&bed, &mount)?;
     // Fills the store, and checks every byte of both sides.
-    epochs.check(&bed, &mount)?;
+    epochs.check()?;
     for (case, forget) in [("warm", None), ("store", Some(Forget::Pages)), ("forgotten", Some(Forget::All))] {
         epochs.case(case, forget, effort, results)?;
-        epochs.check(&bed, &mount)?;
+        epochs.check()?;
     }
     let rss = machine::rss_mib(mount.pid())?;
     results.absolute("store", "rss", "MiB", &[rss], &format!("{} files", bed.files()));
@@ -41,34 +42,53 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
 
 /// Workers on both sides, kept for all epochs.
 struct Epochs<'a> {
+    bed: &'a Bed,
     mount: &'a Mount,
-    ours: Readers,
-    local: Readers,
-    number: u64,
+    ours: Side,
+    local: Side,
 }
 
-/// What one epoch on the mount cost.
+/// The workers of one side, and how often they have read.
+struct Side {
+    readers: Readers,
+    epochs: u64,
+}
+
+/// What the epochs of one case on the mount cost.
 #[derive(Default)]
 struct Costs {
+    p50_us: Vec<f64>,
+    p99_us: Vec<f64>,
     requests_per_file: Vec<f64>,
-    by_kind: Vec<(String, f64)>,
+    /// Requests by kind per file, of the last epoch.
+    by_kind: Vec<(&'static str, f64)>,
     cpu_s_per_gib: Vec<f64>,
 }
 
-impl<'a> Epochs<'a> {
-    fn start(bed: &Bed, mount: &'a Mount) -> anyhow::Result<Self> {
-        let unchecked = |reading: Reading| Readers::start(&Reading { check: false, ..reading });
-        let ours = unchecked(bed.reading(mount.path()))?;
-        let local = unchecked(bed.reading(&bed.data_set.directory))?;
-        Ok(Self { mount, ours, local, number: 0 })
+impl Side {
+    fn start(bed: &Bed, root: &Path) -> anyhow::Result<Self> {
+        let readers = Readers::start(&Reading { check: false, ..bed.reading(root) })?;
+        Ok(Self { readers, epochs: 0 })
     }
 
-    /// An epoch of each side with every byte checked, outside of what is timed.
-    fn check(&mut self, bed: &Bed, mount: &Mount) -> anyhow::Result<()> {
-        for root in [mount.path(), &bed.data_set.directory] {
-            Readers::start(&bed.reading(root))?.epoch(0)?.must_be_right(bed.files())?;
+    fn epoch(&mut self) -> anyhow::Result<EpochReport> {
+        self.epochs += 1;
+        self.readers.epoch(self.epochs)
+    }
+}
+
+impl<'a> Epochs<'a> {
+    fn start(bed: &'a Bed, mount: &'a Mount) -> anyhow::Result<Self> {
+        let (ours, local) = (Side::start(bed, mount.path())?, Side::start(bed, &bed.data_set.directory)?);
+        Ok(Self { bed, mount, ours, local })
+    }
+
+    /// An epoch of each side with every byte checked, outside of what is timed. Leaves the page cache warm.
+    fn check(&self) -> anyhow::Result<()> {
+        for root in [self.mount.path(), &self.bed.data_set.directory] {
+            Readers::start(&self.bed.reading(root))?.epoch(0)?.must_be_right(self.bed.files())?;
         }
-        mount.wait_until_stored()
+        self.mount.wait_until_stored()
     }
 
     fn case(
@@ -79,42 +99,23 @@ impl<'a> Epochs<'a> {
         results: &mut Results,
     ) -> anyhow::Result<()> {
         let mut costs = Costs::default();
-        let (mount, number) = (self.mount, &mut self.number);
-        let (ours, local) = (&mut self.ours, &mut self.local);
-        *number += 1;
-        let first = *number;
-        let mut latencies = (Vec::new(), Vec::new());
+        let (mount, ours, local) = (self.mount, &mut self.ours, &mut self.local);
         let prepare = || forget.map_or(Ok(()), machine::forget);
-        if forget.is_none() {
-            // Both sides' pages and entries in memory: the local copy's too.
-            (ours.epoch(first)?, local.epoch(first)?);
-        }
-        let mut ours_epoch = first;
-        let mut local_epoch = first;
         let pairs = Pairs::run(
             effort.pairs(),
             || {
                 prepare()?;
-                ours_epoch += 1;
-                let report = costs.measure(mount, || ours.epoch(ours_epoch))?;
-                latencies.0.push(report.p50_us as f64);
-                latencies.1.push(report.p99_us as f64);
-                Ok(report.files_per_s)
+                costs.measure(mount, || ours.epoch())
             },
             || {
                 prepare()?;
-                local_epoch += 1;
-                Ok(local.epoch(local_epoch)?.files_per_s)
+                Ok(local.epoch()?.files_per_s)
             },
         )?;
-        *number = ours_epoch;
-        let note = match mount.stats()?.read_ahead_kb() {
-            Some(kib) => format!("read_ahead_kb {kib}"),
-            None => String::new(),
-        };
-        results.pairs(case, "files_per_s", "files/s", REFERENCE, &pairs, &note);
-        results.absolute(case, "latency_p50", "us", &latencies.0, "");
-        results.absolute(case, "latency_p99", "us", &latencies.1, "");
+        let read_ahead = mount.stats()?.read_ahead_kb().map(|kib| format!("read_ahead_kb {kib}"));
+        results.pairs(case, "files_per_s", "files/s", REFERENCE, &pairs, &read_ahead.unwrap_or_default());
+        results.absolute(case, "latency_p50", "us", &costs.p50_us, "open, fstat, read to the end, close");
+        results.absolute(case, "latency_p99", "us", &costs.p99_us, "");
         results.absolute(case, "requests_per_file", "requests", &costs.requests_per_file, &costs.kinds());
         results.absolute(case, "cpu_s_per_gib", "s", &costs.cpu_s_per_gib, "daemon, user and kernel");
         Ok(())
@@ -122,32 +123,30 @@ impl<'a> Epochs<'a> {
 }
 
 impl Costs {
-    /// Reads an epoch, and adds what it made the kernel ask and the daemon burn.
+    /// Reads an epoch, and adds what it made the kernel ask and the daemon burn; answers its files a second.
     fn measure(
         &mut self,
         mount: &Mount,
-        read: impl FnOnce() -> anyhow::Result<epochcache_tests::bed::reader::EpochReport>,
-    ) -> anyhow::Result<epochcache_tests::bed::reader::EpochReport> {
+        read: impl FnOnce() -> anyhow::Result<EpochReport>,
+    ) -> anyhow::Result<f64> {
         let (before, cpu_before) = (mount.stats()?, machine::cpu_s(mount.pid())?);
         let report = read()?;
         let (after, cpu_after) = (mount.stats()?, machine::cpu_s(mount.pid())?);
-        report.must_be_right(report.files as usize)?;
         let files = report.files as f64;
-        self.by_kind = FUSE_REQUESTS
-            .iter()
-            .map(|name| ((*name).to_owned(), after.grown(&before, name) as f64 / files))
-            .collect();
+        let each = |name: &&'static str| (*name, after.grown(&before, name) as f64 / files);
+        self.by_kind = FUSE_REQUESTS.iter().map(each).collect();
         self.requests_per_file.push(self.by_kind.iter().map(|(_, each)| each).sum());
         self.cpu_s_per_gib.push((cpu_after - cpu_before) / (report.bytes as f64 / f64::from(1 << 30)));
-        Ok(report)
+        self.p50_us.push(report.p50_us as f64);
+        self.p99_us.push(report.p99_us as f64);
+        Ok(report.files_per_s)
     }
 
-    /// Requests by kind per file, of the last epoch.
     fn kinds(&self) -> String {
         let some = self.by_kind.iter().filter(|(_, each)| *each > 0.0);
-        let texts: Vec<_> =
-            some.map(|(name, each)| format!("{} {each:.2}", name.trim_start_matches("fuse_"))).collect();
-        if texts.is_empty() { "none of any kind".to_owned() } else { texts.join(", ") }
+        let texts = some.map(|(name, each)| format!("{} {each:.2}", name.trim_start_matches("fuse_")));
+        let text = texts.collect::<Vec<_>>().join(", ");
+        if text.is_empty() { "none of any kind".to_owned() } else { text }
     }
 }
 

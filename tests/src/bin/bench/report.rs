@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 use crate::machine;
+use crate::plot;
 use crate::row::Row;
 
 const HEAD: &str = "\
@@ -31,10 +32,14 @@ pub fn write() -> anyhow::Result<()> {
         let rows = lines.lines().map(serde_json::from_str).collect::<Result<Vec<Row>, _>>();
         section(&mut text, &rows.with_context(|| path.display().to_string())?)?;
     }
-    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks.md");
+    let document = docs().join("benchmarks.md");
     fs::write(&document, text).with_context(|| document.display().to_string())?;
     println!("{} benchmarks in docs/benchmarks.md", kept.len());
     Ok(())
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
 }
 
 fn section(text: &mut String, rows: &[Row]) -> anyhow::Result<()> {
@@ -45,6 +50,12 @@ fn section(text: &mut String, rows: &[Row]) -> anyhow::Result<()> {
         "`cargo xtask bench {}`; kernel {}, commit {}.\n",
         first.bench, first.kernel, first.commit
     )?;
+    if let Some(svg) = plot::ratios(rows) {
+        let name = format!("{}.svg", first.bench);
+        fs::create_dir_all(docs().join("benchmarks"))?;
+        fs::write(docs().join("benchmarks").join(&name), svg)?;
+        writeln!(text, "![ours over the reference](benchmarks/{name})\n")?;
+    }
     writeln!(text, "| case | metric | ours | reference | ratio | runs | note |")?;
     writeln!(text, "|---|---|---:|---:|---|---:|---|")?;
     for row in rows {

@@ -1,12 +1,31 @@
-//! The store as a whole, on files: what it promises to the cache.
+//! The store as a whole, on files: what it promises to the cache. On simulated devices: [`rig`].
+
+mod churn;
+mod crash;
+mod damage;
+mod devices;
+mod full_disk;
+mod killed;
+mod measure;
+mod model;
+mod pace;
+mod rig;
+mod silent;
+mod volumes;
 
 use std::collections::HashMap;
 use std::sync::mpsc;
 
 use super::*;
 use crate::io::EngineKind;
+use crate::io::claim::ClaimError;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
+
+/// A directory for files: beside the test's program, because /tmp may be a tmpfs, which a store refuses.
+fn scratch() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().to_owned()
+}
 
 /// Where a store lives; goes away with its files.
 struct Home {
@@ -15,8 +34,7 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        // Not /tmp: that may be a tmpfs, which a store refuses.
-        Self { dir: tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/..").unwrap() }
+        Self { dir: tempfile::tempdir_in(scratch()).unwrap() }
     }
 
     fn config(&self, limit_bytes: u64) -> StoreConfig {
@@ -113,16 +131,17 @@ fn a_full_store_admits_nothing_until_something_is_forgotten() {
     assert!(stored.len() > 20, "{}", stored.len());
     assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Rejected(Rejection::Full));
     assert_eq!(store.get_all(key(0)).unwrap(), data(0, 100_000));
-    // A segment waits for the sync of what was written to it before it can be anything else.
-    store.sync().unwrap();
-    // Two objects fit in a segment: both have to go before it is used again.
     store.forget(&key(0).object, 1);
-    assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Rejected(Rejection::Full));
-    store.forget(&key(1).object, 1);
-    assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Stored);
+    // Half of its segment is wanted: that is moved, and then there is space.
+    let appended = (0..1000).find(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        store.put(key(1000), &data(1000, 100_000)) == Appended::Stored
+    });
+    assert!(appended.is_some(), "{:?}", store.usage());
+    assert_eq!(store.get_all(key(1)).unwrap(), data(1, 100_000));
     assert_eq!(store.get_all(key(1000)).unwrap(), data(1000, 100_000));
     assert_eq!(store.get(key(0), 0..1), Err(Miss::Absent));
-    assert_eq!(store.retain(&|object| *object == key(1000).object), stored.len() - 2);
+    assert_eq!(store.retain(&|object| *object == key(1000).object), stored.len() - 1);
     assert_eq!(store.usage().extents, 1);
 }
 
@@ -130,7 +149,7 @@ fn a_full_store_admits_nothing_until_something_is_forgotten() {
 fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
     let home = Home::new();
     let mut number = 0;
-    for limit in [6u64 << 20, 12 << 20, 4 << 20, 9 << 20] {
+    for limit in [6u64 << 20, 12 << 20, 4 << 20, 9 << 20, 12 << 20] {
         let store = home.open(limit);
         for round in 0..4u64 {
             for _ in 0..60 {
@@ -145,7 +164,7 @@ fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
         assert!(store.usage().used_bytes <= limit && store.usage().extents > 0);
         store.close();
         let used = home.blocks_bytes();
-        assert!(used <= limit && used > limit / 2, "{used} bytes of {limit} after closing");
+        assert!(used <= limit && used > limit - (2 << 20), "{used} bytes of {limit} after closing");
     }
 }
 
@@ -154,7 +173,7 @@ fn one_place_belongs_to_one_daemon() {
     let home = Home::new();
     let store = home.open(8 << 20);
     let second = Store::open(home.config(8 << 20), Arc::default()).err().expect("refused");
-    assert!(matches!(second, StoreError::Locked { .. }), "{second}");
+    assert!(matches!(second, StoreError::Claim(ClaimError::Busy(_))), "{second}");
     drop(store);
     home.open(8 << 20);
 }
@@ -173,7 +192,7 @@ fn bad_configurations_say_what_is_needed() {
     let path = newer.dir.path().join(medium::FILE_NAME);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[8] = 99;
-    bytes[4096 + 8] = 99;
+    bytes[layout::LEAD_BYTES as usize / 2 + 8] = 99;
     std::fs::write(&path, bytes).unwrap();
     assert!(matches!(fails(newer.config(8 << 20)), StoreError::Newer { found: 99, .. }));
     let formatted = StoreConfig { format: true, ..newer.config(8 << 20) };

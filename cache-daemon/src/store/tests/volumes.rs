@@ -1,0 +1,198 @@
+//! Several volumes in one store, and everything at the same time.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Instant;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::*;
+use super::{Home, SEGMENT_BYTES, data, key};
+use crate::io::EngineKind;
+use crate::store::health::State;
+
+fn config(homes: &[Home], limit_bytes: u64) -> StoreConfig {
+    let places = homes.iter().map(|home| Place::Directory(home.dir.path().to_owned())).collect();
+    StoreConfig { places, ..homes[0].config(limit_bytes) }
+}
+
+#[test]
+fn appends_spread_over_volumes_and_a_failing_one_leaves_and_returns() {
+    let homes = [Home::new(), Home::new(), Home::new()];
+    let open = || Store::open(config(&homes, 24 << 20), Arc::default()).unwrap().0;
+    let store = open();
+    for number in 0..90 {
+        assert_eq!(store.put(key(number), &data(number, 100_000)), Appended::Stored);
+    }
+    let usage = store.usage();
+    assert!(usage.volumes.iter().all(|volume| (20..40).contains(&volume.extents)), "{usage:?}");
+    assert!(usage.used_bytes <= 24 << 20);
+    store.close();
+    drop(store);
+
+    let store = open();
+    assert_eq!(store.usage().extents, 90);
+    // One of them loses its medium while it runs.
+    let path = homes[1].dir.path().join(medium::FILE_NAME);
+    let content = std::fs::read(&path).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    let answers: Vec<_> = (0..90).map(|number| (number, store.get_all(key(number)))).collect();
+    let served = answers.iter().filter(|(number, answer)| {
+        let wanted = data(*number, 100_000);
+        answer.as_ref().is_ok_and(|bytes| *bytes == wanted)
+    });
+    assert_eq!(served.count() as u64, 90 - usage.volumes[1].extents);
+    let state = |store: &Store| store.usage().volumes[1].state;
+    assert_ne!(state(&store), State::In);
+    assert_eq!(store.put(key(1000), &data(1000, 100_000)), Appended::Stored, "the others go on");
+
+    // And gets it back: a trial a second or so later finds out.
+    std::fs::write(&path, content).unwrap();
+    let started = Instant::now();
+    while state(&store) != State::In {
+        assert!(started.elapsed() < Duration::from_secs(120), "a volume that works is never left out");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for number in 0..90 {
+        assert_eq!(store.get_all(key(number)).unwrap(), data(number, 100_000));
+    }
+}
+
+#[test]
+fn a_place_that_is_missing_is_left_out_unless_it_is_the_first_start() {
+    let homes = [Home::new(), Home::new()];
+    let config = config(&homes, 16 << 20);
+    let missing = homes[1].dir.path().join("missing/deep");
+    let first =
+        StoreConfig { places: vec![config.places[0].clone(), Place::Directory(missing)], ..config.clone() };
+    assert!(matches!(Store::open(first, Arc::default()), Err(StoreError::Io { .. })));
+
+    let store = Store::open(config.clone(), Arc::default()).unwrap().0;
+    (0..40).for_each(|number| _ = store.put(key(number), &data(number, 100_000)));
+    store.close();
+    drop(store);
+    let [home, lost] = &homes;
+    let away = home.dir.path().join("away");
+    std::fs::rename(lost.dir.path(), &away).unwrap();
+    let (store, report) = Store::open(config.clone(), Arc::default()).unwrap();
+    assert_eq!((report.volumes.len(), report.lost.len()), (1, 1));
+    assert!(report.lost[0].contains("does not exist") && !lost.dir.path().exists());
+    let found = (0..40).filter(|number| store.get_all(key(*number)).is_ok()).count();
+    assert!((10..30).contains(&found), "{found}");
+    store.close();
+    drop(store);
+    std::fs::rename(&away, lost.dir.path()).unwrap();
+    let (store, _) = Store::open(config, Arc::default()).unwrap();
+    assert_eq!((0..40).filter(|number| store.get_all(key(*number)).is_ok()).count(), 40);
+}
+
+#[test]
+fn a_scrub_finds_damage_that_nobody_has_read_and_keeps_to_its_rate() {
+    let homes = [Home::new(), Home::new()];
+    let store = Store::open(config(&homes, 16 << 20), Arc::default()).unwrap().0;
+    (0..60).for_each(|number| assert_eq!(store.put(key(number), &data(number, 50_000)), Appended::Stored));
+    store.sync().unwrap();
+    let path = homes[0].dir.path().join(medium::FILE_NAME);
+    let mut content = std::fs::read(&path).unwrap();
+    let needle = &data(7, 50_000)[20_000..20_032];
+    let found = content.windows(needle.len()).position(|window| window == needle);
+    let (path, mut content, at) = match found {
+        Some(at) => (path, content, at),
+        None => {
+            let path = homes[1].dir.path().join(medium::FILE_NAME);
+            content = std::fs::read(&path).unwrap();
+            let at = content.windows(needle.len()).position(|window| window == needle).unwrap();
+            (path, content, at)
+        }
+    };
+    content[at] ^= 1;
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&content[at..=at], at as u64).unwrap();
+    file.sync_all().unwrap();
+
+    let started = Instant::now();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut last = scrub::Scrubbed::default();
+    let scrubbed = store.scrub(10 << 20, &stop, &mut |found| last = *found);
+    assert_eq!((scrubbed.extents, scrubbed.bytes, scrubbed.corrupt), (59, 59 * 50_000, 1));
+    assert_eq!((scrubbed, store.contains(&key(7))), (last, None));
+    assert!(started.elapsed() >= Duration::from_secs_f64(60.0 * 50_000.0 / 10_485_760.0));
+    let figures = &store.shared.figures;
+    assert_eq!((figures.reads.get(), figures.hits.get(), figures.misses_corrupt.get()), (0, 0, 0));
+    stop.store(true, SeqCst);
+    assert_eq!(store.scrub(u64::MAX, &stop, &mut |_| ()), scrub::Scrubbed::default());
+}
+
+#[test]
+fn places_of_two_stores_are_not_mixed() {
+    let homes = [Home::new(), Home::new()];
+    homes.iter().for_each(|home| home.open(8 << 20).close());
+    let refused = Store::open(config(&homes, 16 << 20), Arc::default()).err().expect("refused");
+    assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
+}
+
+/// Readers, fills, forgetting, reclaim, syncs and checkpoints at the same time: never a wrong byte.
+#[test]
+fn everything_at_once_serves_no_wrong_byte() {
+    const KEYS: u64 = 400;
+    let seed = 7;
+    let homes = [Home::new(), Home::new()];
+    let mut config = config(&homes, 20 << 20);
+    config.engine = EngineKind::Auto;
+    config.read_threads = 2;
+    config.checkpoint_interval = Some(Duration::from_millis(50));
+    config.writer.sync_interval = Duration::from_millis(20);
+    assert_eq!(config.segment_bytes, SEGMENT_BYTES);
+    let store = Store::open(config.clone(), Arc::default()).unwrap().0;
+    let (hits, stored) = (AtomicU64::new(0), AtomicU64::new(0));
+    let len = |number: u64| 1000 + (number as usize * 7919) % 150_000;
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let (store, hits, stored) = (&store, &hits, &stored);
+            scope.spawn(move || {
+                let mut rng = SmallRng::seed_from_u64(seed + thread);
+                for _ in 0..200 {
+                    let number = rng.random_range(0..KEYS);
+                    match rng.random_range(0..20) {
+                        0..11 => {
+                            let wanted = data(number, len(number));
+                            let from = rng.random_range(0..wanted.len());
+                            let to = rng.random_range(from + 1..=wanted.len());
+                            if let Ok(bytes) = store.get(key(number), from as u32..to as u32) {
+                                assert!(bytes == wanted[from..to], "wrong bytes of {number}");
+                                hits.fetch_add(1, SeqCst);
+                            }
+                        }
+                        11..18 => {
+                            if store.put(key(number), &data(number, len(number))) == Appended::Stored {
+                                stored.fetch_add(1, SeqCst);
+                            }
+                        }
+                        18 => {
+                            (0..40).for_each(|offset| store.forget(&key((number + offset) % KEYS).object, 1))
+                        }
+                        _ => store.sync().unwrap(),
+                    }
+                }
+            });
+        }
+    });
+    let (hits, stored) = (hits.into_inner(), stored.into_inner());
+    let figures = store.shared.figures.clone();
+    println!(
+        "seed {seed}: {hits} hits, {stored} stored, {} segments reclaimed",
+        figures.segments_reclaimed.get()
+    );
+    assert!(hits > 0 && stored > 0 && figures.segments_reclaimed.get() > 0);
+    assert_eq!(figures.checksum_failures.get(), 0, "a pinned segment was used again");
+    let usage = store.usage();
+    store.close();
+    drop(store);
+    let store = Store::open(config, Arc::default()).unwrap().0;
+    assert_eq!(store.usage().live_bytes, usage.live_bytes);
+    store.for_each_extent(&mut |found, _| {
+        let number = u64::from_le_bytes(found.object.0[..8].try_into().unwrap());
+        assert!(store.get_all(*found).unwrap() == data(number, len(number)));
+    });
+}
