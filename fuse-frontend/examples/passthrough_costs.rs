@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,6 +13,8 @@ use std::time::Instant;
 use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::session::{Mount, MountOptions};
+use fuse_frontend::source::Ino;
+use fuse_frontend::transport::passthrough::Revoke;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -21,7 +23,7 @@ const FILES: usize = 2000;
 const FILE_BYTES: usize = 110 * 1024;
 const READERS: usize = 4;
 const ROUNDS: usize = 9;
-const MANY: usize = 50_000;
+const MANY: usize = 15_000;
 const SHARD_BYTES: usize = 256 << 20;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -29,9 +31,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> Result<()> {
     let base = PathBuf::from(std::env::args().nth(1).ok_or("which directory?")?);
     let dir = tempfile::tempdir_in(base)?;
+    ids(dir.path())?;
     small_files(dir.path())?;
-    shard(dir.path())?;
-    ids(dir.path())
+    shard(dir.path())
 }
 
 /// A mount of files of `bytes` bytes, each with a local file in `dir`.
@@ -90,20 +92,35 @@ fn small_files(dir: &Path) -> Result<()> {
     let (in_mount, in_dir) = (|n: usize| format!("f{n}"), |n: usize| (n + 2).to_string());
     println!("{FILES} files of 110 KiB, warm, {READERS} readers, thousands a second, median of {ROUNDS}");
     for read in [false, true] {
-        let mut rates = vec![Vec::new(); 3];
+        let mut rates = vec![Vec::new(); 4];
         for seed in 0..=ROUNDS as u64 {
+            let cached = epoch(copied.1.path(), in_mount, read, seed);
+            if read {
+                drop_pages(copied.1.path())?;
+            }
             let round = [
                 epoch(&dir, in_dir, read, seed),
                 epoch(passed.1.path(), in_mount, read, seed),
+                cached,
                 epoch(copied.1.path(), in_mount, read, seed),
             ];
             if seed > 0 {
                 round.into_iter().zip(&mut rates).for_each(|(rate, rates)| rates.push(rate / 1000.0));
             }
         }
-        let [native, passed, copied] = [0, 1, 2].map(|way| median(rates[way].clone()));
-        let what = if read { "open, read, close" } else { "open, close" };
-        println!("  {what}: native {native:.1}, passthrough {passed:.1}, copy {copied:.1}");
+        let [native, passed, cached, copied] = [0, 1, 2, 3].map(|way| median(rates[way].clone()));
+        println!("  {}", if read { "open, read, close" } else { "open, close" });
+        println!(
+            "    native {native:.1}, passthrough {passed:.1}, FUSE pages cached {cached:.1}, copy {copied:.1}"
+        );
+    }
+    Ok(())
+}
+
+fn drop_pages(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        nix::fcntl::posix_fadvise(&File::open(entry?.path())?, 0, 0, advice)?;
     }
     Ok(())
 }
@@ -129,76 +146,100 @@ fn shard(dir: &Path) -> Result<()> {
                     rates.push(rate);
                 }
                 if path == &paths[2] {
-                    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+                    nix::fcntl::posix_fadvise(
+                        &file,
+                        0,
+                        0,
+                        nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+                    )?;
                 }
             }
         }
         let [native, passed, copied] = [0, 1, 2].map(|way| median(rates[way].clone()));
-        println!("  {what}: native {native:.2}, passthrough {passed:.2}, copy (FUSE pages dropped) {copied:.2}");
+        println!(
+            "  {what}: native {native:.2}, passthrough {passed:.2}, copy (FUSE pages dropped) {copied:.2}"
+        );
     }
     Ok(())
 }
 
-/// Bytes of slab in use that the kernel counts, by cache.
-fn slabs() -> Result<Vec<(String, i64)>> {
-    let text = fs::read_to_string("/proc/slabinfo")?;
-    let caches = text.lines().skip(2).filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let name = words.next()?.to_owned();
-        let (active, _, size) = (words.next()?, words.next()?, words.next()?);
-        Some((name, active.parse::<i64>().ok()? * size.parse::<i64>().ok()?))
-    });
-    Ok(caches.collect())
-}
-
-/// The memory of idle ids, by registering many files and then letting their inodes go.
+/// The kernel's own memory for idle ids: what closing them frees, of the kinds of objects that an id consists of. Files'
+/// inodes and names, which it pins, stay cached afterwards. The mount's own inodes are held, so that the kernel does
+/// not forget them and the ids with them.
 fn ids(dir: &Path) -> Result<()> {
     let dir = dir.join("many");
     fs::create_dir(&dir)?;
+    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    let (_, hard) = nix::sys::resource::getrlimit(limit)?;
+    nix::sys::resource::setrlimit(limit, hard, hard)?;
     let (mount, mountpoint) = mounted(&dir, MANY, 1, true)?;
-    let settle = || -> Result<Vec<(String, i64)>> {
-        fs::write("/proc/sys/vm/drop_caches", "2")?;
-        std::thread::sleep(std::time::Duration::from_secs(2));
-        slabs()
-    };
-    let open_all = |upto: usize| -> Result<f64> {
+    let path = |n: usize| mountpoint.path().join(format!("f{n}"));
+    let held: std::io::Result<Vec<File>> =
+        (0..MANY).map(|n| File::options().read(true).custom_flags(nix::libc::O_PATH).open(path(n))).collect();
+    let held = held?;
+    let open_all = || -> Result<f64> {
         let begin = Instant::now();
-        for n in 0..upto {
-            File::open(mountpoint.path().join(format!("f{n}")))?;
+        for n in 0..MANY {
+            File::open(path(n))?;
         }
-        Ok(begin.elapsed().as_secs_f64() * 1e6 / upto as f64)
+        Ok(begin.elapsed().as_secs_f64() * 1e6 / MANY as f64)
     };
-    // Held open by nobody, but by a descriptor of the directory each node stays known.
-    let (first, again) = (open_all(MANY)?, open_all(MANY)?);
-    let figure = |name: &str| {
-        let rows = mount.passthrough().snapshot();
-        rows.iter().find(|row| row.name == name).map(|row| row.value)
-    };
-    println!("{MANY} files: first open and close {first:.1} us each, again {again:.1} us");
-    println!("  registered: {:?}", figure("fuse_backing_ids"));
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    let with = slabs()?;
+    println!("{MANY} files, opened and closed one after the other, us each:");
+    println!("  first {:.1}, again {:.1}, again {:.1}", open_all()?, open_all()?, open_all()?);
+    let used = slabs()?;
+    let begin = Instant::now();
     for n in 0..MANY {
-        let ino = fuse_frontend::source::Ino(n as u64 + 2);
-        mount.revoke(ino, fuse_frontend::transport::passthrough::Revoke::Gone);
+        mount.revoke(Ino(n as u64 + 2), Revoke::Gone);
     }
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    let closed = slabs()?;
-    println!("  registered: {:?}", figure("fuse_backing_ids"));
-    let report = |what: &str, before: &[(String, i64)], after: &[(String, i64)]| {
-        let mut all = 0;
-        for (name, bytes) in before {
-            let now = after.iter().find(|(other, _)| other == name).map_or(0, |found| found.1);
-            let each = (bytes - now) as f64 / MANY as f64;
-            all += bytes - now;
-            if each.abs() >= 8.0 {
-                println!("    {name}: {each:.0} bytes an id");
-            }
+    println!(
+        "  BACKING_CLOSE and our table: {:.2} us each",
+        begin.elapsed().as_secs_f64() * 1e6 / MANY as f64
+    );
+    let left = slabs()?;
+    let freed: i64 = used.iter().zip(&left).map(|(used, left)| used - left).sum();
+    println!("  kernel memory of an idle id, without inode and name: {} bytes", freed / MANY as i64);
+    drop(held);
+    registrations(&dir)
+}
+
+/// The call itself, on the descriptor of the only mount that this process has left.
+fn registrations(dir: &Path) -> Result<()> {
+    let device = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .find(|fd| {
+            fs::read_link(format!("/proc/self/fd/{fd}")).is_ok_and(|name| name == Path::new("/dev/fuse"))
+        })
+        .ok_or("no descriptor of /dev/fuse")?;
+    // SAFETY: it is the mount's, which the caller keeps until we are done.
+    let device = unsafe { std::os::fd::BorrowedFd::borrow_raw(device) };
+    let files: std::io::Result<Vec<File>> =
+        (0..1000).map(|n| File::open(dir.join((n + 2).to_string()))).collect();
+    let files = files?;
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        for file in &files {
+            fuser::BackingId::create_raw(device, file)?;
         }
-        println!("  {what}: {:.0} bytes an id", all as f64 / MANY as f64);
-    };
-    report("freed by closing the ids", &with, &closed);
-    let dropped = settle()?;
-    report("freed by dropping inodes and names afterwards (FUSE's and ext4's)", &closed, &dropped);
+        times.push(begin.elapsed().as_secs_f64() * 1e6 / files.len() as f64);
+    }
+    println!("  BACKING_OPEN: {:.2} us each", median(times));
     Ok(())
+}
+
+/// Bytes in use of the caches that an id's objects are in: file, credentials (`pid` where the kernel merged the two), backing,
+/// security data, id table.
+fn slabs() -> Result<Vec<i64>> {
+    const CACHES: [&str; 7] =
+        ["filp", "cred_jar", "cred", "pid", "lsm_file_cache", "kmalloc-64", "radix_tree_node"];
+    // Frees wait for readers of RCU, and files for their task.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let text = fs::read_to_string("/proc/slabinfo")?;
+    let caches = text.lines().skip(2).filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let known = CACHES.contains(&words.next()?);
+        let (active, _, size) = (words.next()?, words.next()?, words.next()?);
+        known.then_some(active.parse::<i64>().ok()? * size.parse::<i64>().ok()?)
+    });
+    Ok(caches.collect())
 }

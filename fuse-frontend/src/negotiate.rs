@@ -102,7 +102,9 @@ fn choose_by_bytes(passthrough: Result<(), NoPassthrough>, large_share: f64) -> 
     match passthrough {
         Ok(()) if large_share > LARGE_SHARE_MIN => (
             Mode::Open,
-            format!("{percent:.0} % of the bytes are in large objects, which the kernel reads from local files itself"),
+            format!(
+                "{percent:.0} % of the bytes are in large objects, which the kernel reads from local files itself"
+            ),
         ),
         Ok(()) => (
             Mode::NoOpen,
@@ -147,7 +149,8 @@ mod tests {
 
     #[test]
     fn auto_opens_files_only_if_most_bytes_can_be_passed_through() {
-        for (share, mode) in [(0.0, Mode::NoOpen), (0.5, Mode::NoOpen), (0.51, Mode::Open), (1.0, Mode::Open)] {
+        for (share, mode) in [(0.0, Mode::NoOpen), (0.5, Mode::NoOpen), (0.51, Mode::Open), (1.0, Mode::Open)]
+        {
             let (chosen, reason) = choose(ServeMode::Auto, ALL, share);
             assert_eq!(chosen, mode, "{share}");
             assert!(reason.contains(&format!("{:.0} % of the bytes", share * 100.0)), "{reason}");

@@ -207,7 +207,8 @@ impl IoModes {
 
     /// Empties the table, for the connection's end. Returns what the kernel has closed by itself.
     pub fn clear(&mut self) -> Vec<Left> {
-        let left = self.nodes.drain().filter_map(|(ino, node)| node.id.map(|found| Left { ino, id: found.id }));
+        let left =
+            self.nodes.drain().filter_map(|(ino, node)| node.id.map(|found| Left { ino, id: found.id }));
         let left = left.collect();
         self.idle.clear();
         self.ids = 0;

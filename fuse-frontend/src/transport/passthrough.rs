@@ -30,13 +30,13 @@ use std::sync::{OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-pub use super::iomode::{Revoke, Revoked};
 use super::iomode::{BackingId, IoModes, Left, Opening};
+pub use super::iomode::{Revoke, Revoked};
 use crate::figures::Row;
 use crate::negotiate::NoPassthrough;
 use crate::source::{Backing, FileSource, Ino};
-use figures::PassthroughFigures;
 pub use figures::KERNEL_BYTES_PER_ID;
+use figures::PassthroughFigures;
 
 /// How an OPEN is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -194,7 +194,8 @@ impl Passthrough {
     /// Whether the file is what the port promises: regular, and exactly as long as the object.
     fn whole(&self, source: &dyn FileSource, ino: Ino, backing: &Backing) -> bool {
         let object_bytes = source.attributes(ino).map(|node| node.size_bytes);
-        let file_bytes = backing.file.metadata().ok().filter(|found| found.is_file()).map(|found| found.size());
+        let file_bytes =
+            backing.file.metadata().ok().filter(|found| found.is_file()).map(|found| found.size());
         let whole = object_bytes == Ok(backing.len) && file_bytes == Some(backing.len);
         if !whole {
             tracing::error!(
@@ -240,7 +241,9 @@ impl Passthrough {
         if !self.warned.swap(true, Relaxed) {
             let advice = match errno {
                 libc::EPERM => "passthrough is off for this mount: it takes CAP_SYS_ADMIN",
-                libc::ELOOP => "backing files have to be on a file system that is not stacked: ext4 or XFS, not overlayfs",
+                libc::ELOOP => {
+                    "backing files have to be on a file system that is not stacked: ext4 or XFS, not overlayfs"
+                }
                 _ => "the kernel's log may say more",
             };
             tracing::warn!(%error, advice, "the kernel refused a backing file; it is served by copies (told once)");
@@ -304,7 +307,59 @@ mod ioctl {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::memory::MemorySource;
+
+    /// A source of one file of 5 bytes with a local file, and a passthrough over `device`.
+    fn over(device: File) -> (Arc<OwnedFd>, Passthrough, MemorySource, Ino) {
+        let device = Arc::new(OwnedFd::from(device));
+        let passthrough = Passthrough::new(Arc::downgrade(&device), 10);
+        passthrough.agree(Ok(()));
+        let source = MemorySource::new();
+        let ino = source.add_file("file", "bytes");
+        let local = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(local.path(), "bytes").expect("it is ours");
+        source.on_backing(move |_| File::open(local.path()).ok());
+        (device, passthrough, source, ino)
+    }
+
+    fn opened(passthrough: &Passthrough, source: &MemorySource, ino: Ino) -> Opened {
+        let mut how = None;
+        passthrough.open(source, ino, |opened| how = Some(opened));
+        how.expect("open answers")
+    }
+
+    #[test]
+    fn a_kernel_that_says_eperm_is_not_asked_again() {
+        // A descriptor that nothing is mounted on is answered EPERM.
+        let Ok(device) = File::options().read(true).write(true).open("/dev/fuse") else {
+            return eprintln!("SKIPPED: /dev/fuse cannot be opened");
+        };
+        let (_device, passthrough, source, ino) = over(device);
+        assert_eq!(passthrough.state(), Ok(()));
+        assert_eq!(opened(&passthrough, &source, ino), Opened::Copy);
+        assert_eq!(passthrough.state(), Err(NoPassthrough::Refused));
+        passthrough.release(&source, ino, || {});
+        source.on_backing(|_| panic!("asked again"));
+        assert_eq!(opened(&passthrough, &source, ino), Opened::Copy);
+        assert_eq!(source.lent_in_all(), 0);
+    }
+
+    #[test]
+    fn any_other_refusal_and_a_source_that_panics_are_copies_and_the_next_file_is_tried() {
+        let (_device, passthrough, source, ino) = over(File::open("/dev/null").expect("it is there"));
+        assert_eq!(opened(&passthrough, &source, ino), Opened::Copy);
+        passthrough.release(&source, ino, || {});
+        assert_eq!((passthrough.state(), source.lent_in_all()), (Ok(()), 0));
+        source.on_backing(|_| panic!("a source that panics"));
+        assert_eq!(opened(&passthrough, &source, ino), Opened::Copy);
+        passthrough.release(&source, ino, || {});
+        passthrough.modes.lock().self_check();
+        let refused = passthrough.snapshot().into_iter().find(|row| row.name == "fuse_backing_error_other");
+        assert_eq!(refused.map(|row| row.value), Some(crate::figures::RowValue::Count(1)));
+    }
 
     #[test]
     fn the_capability_is_read_from_the_effective_set() {

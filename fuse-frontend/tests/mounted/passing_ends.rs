@@ -200,7 +200,11 @@ fn open_files_read_on_after_the_daemon_was_killed_and_new_opens_fail() {
         let mut read = vec![0; 100_000];
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == crate::backed::bytes(100_000, 1));
-        assert_eq!(file.metadata().unwrap().len(), 100_000, "attributes are the kernel's, while they are valid");
+        assert_eq!(
+            file.metadata().unwrap().len(),
+            100_000,
+            "attributes are the kernel's, while they are valid"
+        );
         assert_eq!(File::open(&path).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
     }
     drop(file);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,6 +90,23 @@ fn files_on_overlayfs_are_refused_by_the_kernel_and_copied() {
     assert_eq!(backed.mounted.source.lent_in_all(), 0);
     assert_eq!(backed.mounted.counts().errors(Errno::IO), 0);
     assert_eq!(backed.mounted.mount.passthrough().state(), Ok(()), "other directories may do");
+}
+
+#[test]
+fn an_open_that_fails_in_the_kernel_after_our_answer_is_released_as_well() {
+    // Regular, 4096 bytes by its attributes, and nothing that O_DIRECT may open.
+    let refusing = Path::new("/sys/kernel/uevent_seqnum");
+    if fs::metadata(refusing).map_or(0, |found| found.len()) != 4096 {
+        return eprintln!("SKIPPED: no {} here", refusing.display());
+    }
+    let Some(backed) = Backed::new(&[4096]) else { return };
+    backed.mounted.source.on_backing(move |_| File::open(refusing).ok());
+    let direct = || File::options().read(true).custom_flags(libc::O_DIRECT).open(backed.path(0));
+    assert_eq!(direct().unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert_eq!(backed.figure("fuse_opened_passthrough"), 1);
+    let mount = &backed.mounted.mount;
+    crate::until("RELEASE", || mount.revoke(backed.ino(0), Revoke::Gone) != Revoked::Deferred(1));
+    assert_eq!(backed.figure("fuse_backing_ids"), 0);
 }
 
 #[test]

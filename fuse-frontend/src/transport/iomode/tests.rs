@@ -146,7 +146,10 @@ impl World {
                 let id = some.then(|| self.kernel.register());
                 let (opening, left) = self.modes.asked(ino, id);
                 let doubtful = self.doubtful.contains(&ino);
-                assert!(!doubtful || opening != id.map_or(Opening::Ask, Opening::Passthrough), "it was revoked");
+                assert!(
+                    !doubtful || opening != id.map_or(Opening::Ask, Opening::Passthrough),
+                    "it was revoked"
+                );
                 if !self.asking.contains(&ino) {
                     self.doubtful.remove(&ino);
                 }
@@ -321,7 +324,9 @@ fn the_longest_idle_id_makes_room_and_one_in_use_never_does() {
 
 #[test]
 fn a_revoked_file_stays_while_it_is_open_and_a_damaged_one_takes_no_more_readers() {
-    for (why, beside) in [(Revoke::Gone, Opening::Passthrough(BackingId(1))), (Revoke::Damaged, Opening::Stale)] {
+    for (why, beside) in
+        [(Revoke::Gone, Opening::Passthrough(BackingId(1))), (Revoke::Damaged, Opening::Stale)]
+    {
         let mut modes = IoModes::new(8);
         open(&mut modes, A, Some(1));
         assert_eq!(modes.revoke(A, why), (Revoked::Deferred(1), None));
