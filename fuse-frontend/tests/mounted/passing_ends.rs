@@ -185,7 +185,8 @@ fn open_files_read_on_after_the_daemon_was_killed_and_new_opens_fail() {
     if cannot_mount() || !is_root() {
         return;
     }
-    let (dir, backing) = (tempfile::tempdir().unwrap(), backing_dir());
+    let (mountpoint, backing) = (LeftBehind(tempfile::tempdir().unwrap()), backing_dir());
+    let dir = &mountpoint.0;
     let mut command = Command::new("/proc/self/exe");
     command.env("BACKING", backing.path());
     let mut child = child_running("passing_ends::child_that_passes_through", &mut command, dir.path());
@@ -207,8 +208,15 @@ fn open_files_read_on_after_the_daemon_was_killed_and_new_opens_fail() {
         );
         assert_eq!(File::open(&path).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
     }
-    drop(file);
-    nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
+/// A mount that its daemon leaves behind, detached when dropped.
+struct LeftBehind(tempfile::TempDir);
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 #[test]

@@ -339,3 +339,12 @@ fn a_revoked_file_stays_while_it_is_open_and_a_damaged_one_takes_no_more_readers
         modes.self_check();
     }
 }
+
+#[test]
+fn an_id_costs_us_under_128_bytes() {
+    // A hash table at its fullest just after it doubled (7/16), and a B-tree that is at least half full.
+    let hashed = (size_of::<(Ino, Node)>() + 1) * 16 / 7;
+    let ordered = size_of::<(u64, Ino)>() * 2;
+    assert!(hashed + ordered < 128, "{hashed} + {ordered}");
+    assert_eq!(size_of::<(Ino, Node)>(), 40);
+}
