@@ -10,6 +10,8 @@
 //! and leaves it before it sends RELEASE; an open that fails in between is released as well. So what it holds is always
 //! within what is counted here.
 //!
+//! tests/mounted/kernel_rule.rs asks the running kernel for this rule.
+//!
 //! Pure: no descriptor, no clock, no lock. Ids to close come out; [`super::passthrough`] closes them.
 //!
 //! Invariants

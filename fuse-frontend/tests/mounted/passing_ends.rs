@@ -11,6 +11,7 @@ use fuse_frontend::notifier::Notified;
 use fuse_frontend::session::{Mount, MountOptions, Unmounted};
 use fuse_frontend::source::Ino;
 use fuse_frontend::transport::passthrough::{Revoke, Revoked};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -195,9 +196,16 @@ fn open_files_read_on_after_the_daemon_was_killed_and_new_opens_fail() {
     let file = File::open(&path).unwrap();
     // The first statx of a mount asks for more than the kernel has (the birth time), and is answered ENOSYS.
     file.metadata().unwrap();
+    let length = std::num::NonZeroUsize::new(100_000).unwrap();
+    let (read_only, shared) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+    // SAFETY: a fresh mapping at an address of the kernel's choice; the file's size never changes.
+    let map = unsafe { mmap(None, length, read_only, shared, &file, 0) }.unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     if !skip {
+        // SAFETY: the mapping is `length` bytes long and lives until munmap below.
+        let mapped = unsafe { std::slice::from_raw_parts(map.as_ptr().cast::<u8>(), 100_000) };
+        assert!(mapped == crate::backed::bytes(100_000, 1), "its pages were never touched before");
         let mut read = vec![0; 100_000];
         file.read_exact_at(&mut read, 0).unwrap();
         assert!(read == crate::backed::bytes(100_000, 1));
@@ -208,6 +216,8 @@ fn open_files_read_on_after_the_daemon_was_killed_and_new_opens_fail() {
         );
         assert_eq!(File::open(&path).unwrap_err().raw_os_error(), Some(libc::ENOTCONN));
     }
+    // SAFETY: mapped above; the slice is not used any more.
+    unsafe { munmap(map, 100_000) }.unwrap();
 }
 
 /// A mount that its daemon leaves behind, detached when dropped.

@@ -34,11 +34,17 @@ fn a_file_deleted_behind_our_back_is_read_on_and_a_truncated_one_ends_early() {
     assert!(backed.is_passed(0), "the id holds the file");
 
     // Nobody can notice: the kernel asks nobody. Readers get an early end, not other bytes, until the file is revoked.
-    File::options().write(true).open(backed.backing(1)).unwrap().set_len(10_000).unwrap();
+    let local = File::options().write(true).open(backed.backing(1)).unwrap();
+    local.set_len(10_000).unwrap();
     let file = backed.open(1);
     let mut read = vec![0; 50_000];
     assert_eq!(file.read_at(&mut read, 0).unwrap(), 10_000);
     assert!(read[..10_000] == backed.bytes(1)[..10_000]);
+    // Whoever repairs the file in place repairs it for those who have it open.
+    local.write_all_at(&backed.bytes(1)[10_000..], 10_000).unwrap();
+    file.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == backed.bytes(1));
+    local.set_len(10_000).unwrap();
     assert!(matches!(backed.mounted.mount.revoke(backed.ino(1), Revoke::Damaged), Revoked::Deferred(_)));
     drop(file);
     crate::until("a copy", || File::open(backed.path(1)).is_ok());
