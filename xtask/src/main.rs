@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask run`, `test`, `bench`, `doctor`, `ci`.
+//! The project's own commands: `cargo xtask run`, `test`, `bench`, `vm-test`, `doctor`, `ci`.
 //!
 //! It depends on nothing of ours: it builds the other members and runs what was built.
 
@@ -12,6 +12,7 @@ mod command;
 mod paddle;
 mod run;
 mod suites;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "epochcache's own commands", disable_help_subcommand = true)]
@@ -28,6 +29,8 @@ enum Task {
     Test(suites::Arguments),
     /// Run a benchmark: epoch, list, store, ...; `report` writes docs/benchmarks.md.
     Bench(bench::Arguments),
+    /// Run the suites on other kernels, in virtual machines with an emulated NVMe device.
+    VmTest(vm::Arguments),
     /// Say what this machine lacks, and how to get it.
     Doctor,
     /// Formatting, clippy, documentation, tests: what a change must pass.
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => suites::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::VmTest(arguments) => vm::run(&arguments),
         Task::Doctor => run::doctor(),
         Task::Ci => checks::run().and_then(|()| suites::run(&suites::Arguments::default())),
     };
