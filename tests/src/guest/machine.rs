@@ -21,6 +21,9 @@ const GOOD: u32 = 0;
 /// Something failed: status 3.
 const BAD: u32 = 1;
 
+/// The kernel gives its init none.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The argument that makes this program the worker.
 pub const WORK: &str = "work";
 
@@ -39,7 +42,7 @@ pub fn be_init(program: &Path) -> ! {
 
 /// Runs the worker to its end; whether it succeeded. Daemons that it orphans are reaped beside it.
 fn start_and_reap(program: &Path) -> anyhow::Result<bool> {
-    let worker = Command::new(program).arg(WORK).spawn()?;
+    let worker = Command::new(program).arg(WORK).env("PATH", PATH).spawn()?;
     let worker = Pid::from_raw(worker.id().cast_signed());
     loop {
         match wait() {

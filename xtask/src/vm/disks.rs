@@ -81,14 +81,17 @@ fn format(namespace: &Namespace, image: &Path) -> anyhow::Result<()> {
     must(mkfs.arg(image))
 }
 
+/// Fails if this machine cannot make the images.
+pub fn check_tools() -> anyhow::Result<()> {
+    mkfs("mkfs.ext4", "e2fsprogs")?;
+    mkfs("mkfs.xfs", "xfsprogs").map(drop)
+}
+
 /// The program, also where an ordinary user's PATH does not have it.
 fn mkfs(name: &str, package: &str) -> anyhow::Result<Command> {
     let candidates = [Path::new("/usr/sbin").join(name), Path::new("/sbin").join(name), name.into()];
-    let there = |program: &&PathBuf| {
-        let version = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        version.is_ok()
-    };
-    let program = candidates.iter().find(there);
+    let starts = |program: &&PathBuf| Command::new(program).arg("-V").output().is_ok();
+    let program = candidates.iter().find(starts);
     Ok(Command::new(
         program.ok_or_else(|| unavailable(format!("{name} is missing (apt-get install {package})")))?,
     ))

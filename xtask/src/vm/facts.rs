@@ -83,8 +83,8 @@ impl Expected {
 /// What a daemon run as root must use on every kernel of the table.
 pub fn daemon_differences(daemon: &Daemon) -> Vec<String> {
     let mut differences = Vec::new();
-    if daemon.engine != "uring" {
-        differences.push(format!("the store's engine is {}, must be uring", daemon.engine));
+    if daemon.engine != "io_uring" {
+        differences.push(format!("the store's engine is {}, must be io_uring", daemon.engine));
     }
     if daemon.serve != "noopen" {
         differences.push(format!("the mount's mode is {}, must be noopen", daemon.serve));
@@ -127,7 +127,7 @@ mod tests {
             read_ahead_kb: Some(1024),
             off: vec![],
         };
-        assert_eq!(daemon_differences(&daemon), ["the store's engine is psync, must be uring"]);
+        assert_eq!(daemon_differences(&daemon), ["the store's engine is psync, must be io_uring"]);
     }
 
     #[test]

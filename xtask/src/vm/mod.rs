@@ -155,6 +155,7 @@ fn fetch(arguments: &Arguments) -> anyhow::Result<(Qemu, Kernels)> {
     if !cfg!(target_arch = "x86_64") {
         return Err(unavailable("guests are x86-64 only"));
     }
+    disks::check_tools()?;
     let mirrors = match arguments.mirror.as_deref() {
         Some([main, security]) => mirrors::Mirrors { main: main.clone(), security: security.clone() },
         _ => mirrors::of_this_machine()?,

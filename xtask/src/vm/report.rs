@@ -157,42 +157,29 @@ const COSTS: &str = "
 ";
 
 fn document(all: &[(&str, &Ran)]) -> String {
-    let mut text = HEAD.to_owned();
-    let mut row = |name: &str, cell: &dyn Fn(&Ran) -> String| {
-        let cells: Vec<_> = all.iter().map(|(_, ran)| cell(ran)).collect();
-        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
-    };
-    let facts = |ran: &Ran, of: &dyn Fn(&Facts) -> String| ran.facts.as_ref().map_or("?".to_owned(), of);
-    let daemon = |ran: &Ran, of: &dyn Fn(&Daemon) -> String| ran.daemon.as_ref().map_or("?".to_owned(), of);
+    let facts = |of: fn(&Facts) -> String| move |ran: &Ran| ran.facts.as_ref().map_or("?".to_owned(), of);
+    let daemon = |of: fn(&Daemon) -> String| move |ran: &Ran| ran.daemon.as_ref().map_or("?".to_owned(), of);
 
-    let kernels: Vec<_> = all.iter().map(|(kernel, _)| *kernel).collect();
-    let separators = "---|".repeat(kernels.len() + 1);
-    row(&format!("| {} |\n|{separators}\n| build", kernels.join(" | ")).replacen("| ", "", 1), &|ran| {
-        ran.release.clone()
-    });
-    row("FUSE protocol", &|ran| facts(ran, &|f| format!("{}.{}", f.fuse_protocol.0, f.fuse_protocol.1)));
+    let mut table = Table { all, text: HEAD.to_owned() };
+    table.head();
+    table.row("build", |ran| ran.release.clone());
+    table.row("FUSE protocol", facts(|facts| format!("{}.{}", facts.fuse_protocol.0, facts.fuse_protocol.1)));
     for flag in ["no-open", "no-opendir", "max-pages", "passthrough", "over-io-uring", "request-timeout"] {
-        row(&format!("FUSE {flag}"), &|ran| {
-            facts(ran, &|f| on(f.fuse_flags.iter().any(|have| have == flag)))
-        });
+        table.row(&format!("FUSE {flag}"), |ran| has(ran, |facts| &facts.fuse_flags, flag));
     }
     for flag in ["SQPOLL", "IOPOLL", "COOP_TASKRUN", "SINGLE_ISSUER", "DEFER_TASKRUN"] {
-        row(&format!("io_uring {flag}"), &|ran| {
-            facts(ran, &|f| on(f.uring_flags.iter().any(|have| have == flag)))
-        });
+        table.row(&format!("io_uring {flag}"), |ran| has(ran, |facts| &facts.uring_flags, flag));
     }
-    row("BTF of the kernel", &|ran| facts(ran, &|f| on(f.btf)));
-    row("BTF of modules", &|ran| facts(ran, &|f| on(f.module_btf)));
-    row("the daemon serves", &|ran| daemon(ran, &|d| d.serve.clone()));
-    row("the daemon's engine", &|ran| daemon(ran, &|d| d.engine.clone()));
-    row("probes: tier", &|ran| daemon(ran, &|d| d.probe_tier.clone()));
-    row("tests passed", &|ran| ran.outcomes.iter().map(|outcome| outcome.passed).sum::<usize>().to_string());
-    row("tests failed", &|ran| {
-        ran.outcomes.iter().map(|outcome| outcome.failed.len()).sum::<usize>().to_string()
-    });
-    row("verdict", &|ran| {
-        if ran.problems.is_empty() { "passed".to_owned() } else { "**failed**".to_owned() }
-    });
+    table.row("BTF of the kernel", facts(|facts| on(facts.btf)));
+    table.row("BTF of modules", facts(|facts| on(facts.module_btf)));
+    table.row("the daemon serves", daemon(|daemon| daemon.serve.clone()));
+    table.row("the store's engine", daemon(|daemon| daemon.engine.clone()));
+    table.row("tier of the probes", daemon(|daemon| daemon.probe_tier.clone()));
+    table.row("tests passed", |ran| count(ran, |outcome| outcome.passed));
+    table.row("tests failed", |ran| count(ran, |outcome| outcome.failed.len()));
+    table.row("skipped in part or whole", |ran| count(ran, |outcome| outcome.skipped.len()));
+    table.row("verdict", |ran| if ran.problems.is_empty() { "passed" } else { "**failed**" }.to_owned());
+    let mut text = table.text;
 
     for (kernel, ran) in all.iter().filter(|(_, ran)| !ran.problems.is_empty()) {
         let _ = writeln!(text, "\n{kernel} failed:\n");
@@ -202,6 +189,33 @@ fn document(all: &[(&str, &Ran)]) -> String {
     }
     text.push_str(COSTS);
     text
+}
+
+/// A table of Markdown with a column for each kernel.
+struct Table<'a> {
+    all: &'a [(&'a str, &'a Ran)],
+    text: String,
+}
+
+impl Table<'_> {
+    fn head(&mut self) {
+        let kernels: Vec<_> = self.all.iter().map(|(kernel, _)| *kernel).collect();
+        let _ = writeln!(self.text, "| | {} |\n|---|{}", kernels.join(" | "), "---|".repeat(kernels.len()));
+    }
+
+    fn row(&mut self, name: &str, cell: impl Fn(&Ran) -> String) {
+        let cells: Vec<_> = self.all.iter().map(|(_, ran)| cell(ran)).collect();
+        let _ = writeln!(self.text, "| {name} | {} |", cells.join(" | "));
+    }
+}
+
+fn has(ran: &Ran, list: fn(&Facts) -> &Vec<String>, flag: &str) -> String {
+    let there = ran.facts.as_ref().map(|facts| list(facts).iter().any(|have| have == flag));
+    there.map_or("?".to_owned(), on)
+}
+
+fn count(ran: &Ran, of: fn(&Outcome) -> usize) -> String {
+    ran.outcomes.iter().map(of).sum::<usize>().to_string()
 }
 
 fn on(on: bool) -> String {

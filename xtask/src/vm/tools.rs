@@ -10,7 +10,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What tests run that is not ours.
-const TOOLS: [&str; 6] = ["fusermount3", "umount", "losetup", "unshare", "mkfs.ext4", "mkfs.xfs"];
+const TOOLS: [&str; 14] = [
+    "chmod",
+    "env",
+    "fusermount3",
+    "losetup",
+    "mkfs.ext4",
+    "mkfs.xfs",
+    "mknod",
+    "mktemp",
+    "mount",
+    "rm",
+    "setpriv",
+    "sh",
+    "umount",
+    "unshare",
+];
 
 const DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/sbin", "/bin", "/sbin"];
 

@@ -111,7 +111,7 @@ mod tests {
         };
         let daemon = Daemon {
             serve: "noopen".into(),
-            engine: "uring".into(),
+            engine: "io_uring".into(),
             probe_tier: "A".into(),
             read_ahead_kb: Some(1024),
             off: vec![],
