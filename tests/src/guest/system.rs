@@ -46,7 +46,8 @@ pub fn mount_basics() -> anyhow::Result<()> {
     for (path, text) in FILES {
         fs::write(path, text).with_context(|| path.to_owned())?;
     }
-    Ok(())
+    // fusermount3 reads it before it unmounts.
+    std::os::unix::fs::symlink("../proc/self/mounts", "/etc/mtab").context("/etc/mtab")
 }
 
 /// Mounts `source` on `target`, which is made.

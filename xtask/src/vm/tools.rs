@@ -10,14 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What tests run that is not ours.
-const TOOLS: [&str; 14] = [
+const TOOLS: &[&str] = &[
     "chmod",
     "env",
     "fusermount3",
     "losetup",
+    "mkfs.ext2",
     "mkfs.ext4",
+    "mkfs.vfat",
     "mkfs.xfs",
     "mknod",
+    "mkswap",
     "mktemp",
     "mount",
     "rm",
