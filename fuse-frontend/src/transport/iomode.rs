@@ -209,9 +209,10 @@ impl IoModes {
 
     /// Empties the table, for the connection's end. Returns what the kernel has closed by itself.
     pub fn clear(&mut self) -> Vec<Left> {
-        let left =
-            self.nodes.drain().filter_map(|(ino, node)| node.id.map(|found| Left { ino, id: found.id }));
-        let left = left.collect();
+        let ids = self.nodes.iter_mut().filter_map(|(&ino, node)| Some((ino, node.id.take()?.id)));
+        let left = ids.map(|(ino, id)| Left { ino, id }).collect();
+        // A thread that asks comes back.
+        self.nodes.retain(|_, node| node.asking > 0);
         self.idle.clear();
         self.ids = 0;
         left

@@ -121,7 +121,12 @@ impl Passthrough {
         let opening = self.modes.lock().open(ino);
         let (opening, left) = match opening {
             Opening::Ask => {
-                let id = self.register(source, ino);
+                // A panic of the source on the way would leave the open undecided for ever.
+                let id = catch_unwind(AssertUnwindSafe(|| self.register(source, ino))).unwrap_or_else(|_| {
+                    self.figures.panicked();
+                    tracing::error!(ino = ino.0, "the source panicked when asked for a local file");
+                    None
+                });
                 self.modes.lock().asked(ino, id)
             }
             opening => (opening, Vec::new()),
@@ -170,13 +175,7 @@ impl Passthrough {
         if self.refused.load(Relaxed) {
             return None;
         }
-        // A panic on the way would leave the open undecided for ever.
-        let Ok(offered) = catch_unwind(AssertUnwindSafe(|| source.backing(ino))) else {
-            tracing::error!(ino = ino.0, "the source panicked when asked for a backing file");
-            self.figures.mismatched();
-            return None;
-        };
-        let backing = offered?;
+        let backing = source.backing(ino)?;
         let id = match self.whole(source, ino, &backing) {
             true => self.open_id(&backing.file),
             false => {
@@ -357,8 +356,10 @@ mod tests {
         assert_eq!(opened(&passthrough, &source, ino), Opened::Copy);
         passthrough.release(&source, ino, || {});
         passthrough.modes.lock().self_check();
-        let refused = passthrough.snapshot().into_iter().find(|row| row.name == "fuse_backing_error_other");
-        assert_eq!(refused.map(|row| row.value), Some(crate::figures::RowValue::Count(1)));
+        for name in ["fuse_backing_error_other", "fuse_backing_panics"] {
+            let row = passthrough.snapshot().into_iter().find(|row| row.name == name);
+            assert_eq!(row.map(|row| row.value), Some(crate::figures::RowValue::Count(1)), "{name}");
+        }
     }
 
     #[test]

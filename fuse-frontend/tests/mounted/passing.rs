@@ -156,6 +156,24 @@ fn a_file_that_becomes_whole_while_it_is_open_is_passed_through_at_the_next_firs
 }
 
 #[test]
+fn twenty_workers_that_open_a_shard_at_once_share_one_id() {
+    let Some(backed) = Backed::new(&[200_000]) else { return };
+    let start = std::sync::Barrier::new(20);
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| {
+                start.wait();
+                assert!(backed.is_passed(0));
+            });
+        }
+    });
+    assert_eq!(backed.figure("fuse_opened_passthrough"), 20);
+    assert_eq!(backed.figure("fuse_backing_ids"), 1);
+    until("surplus ids to close", || backed.mounted.source.lent_in_all() == 1);
+    assert_eq!(backed.figure("fuse_backing_registered") - backed.figure("fuse_backing_closed"), 1);
+}
+
+#[test]
 fn ten_thousand_opens_leak_neither_descriptors_nor_ids() {
     let Some(backed) = Backed::new(&[4096; 10]) else { return };
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();

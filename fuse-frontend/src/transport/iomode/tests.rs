@@ -323,6 +323,21 @@ fn the_longest_idle_id_makes_room_and_one_in_use_never_does() {
 }
 
 #[test]
+fn the_end_takes_every_id_and_an_asker_that_comes_back_late_is_harmless() {
+    let mut modes = IoModes::new(8);
+    open(&mut modes, Ino(1), Some(1));
+    open(&mut modes, Ino(2), Some(2));
+    modes.release(Ino(2));
+    modes.open(A);
+    let mut left: Vec<_> = modes.clear().into_iter().map(|left| left.id.0).collect();
+    left.sort_unstable();
+    assert_eq!(left, [1, 2]);
+    assert_eq!(modes.release(Ino(1)), None);
+    assert_eq!(modes.asked(A, Some(BackingId(3))), (Opening::Passthrough(BackingId(3)), vec![]));
+    modes.self_check();
+}
+
+#[test]
 fn a_revoked_file_stays_while_it_is_open_and_a_damaged_one_takes_no_more_readers() {
     for (why, beside) in
         [(Revoke::Gone, Opening::Passthrough(BackingId(1))), (Revoke::Damaged, Opening::Stale)]

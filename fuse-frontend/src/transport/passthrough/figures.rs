@@ -32,6 +32,7 @@ pub(super) struct PassthroughFigures {
     revoked_gone: AtomicU64,
     revoked_damaged: AtomicU64,
     mismatches: AtomicU64,
+    panics: AtomicU64,
     refusals: [AtomicU64; REFUSALS.len()],
 }
 
@@ -69,6 +70,10 @@ impl PassthroughFigures {
 
     pub fn mismatched(&self) {
         add(&self.mismatches);
+    }
+
+    pub fn panicked(&self) {
+        add(&self.panics);
     }
 
     pub fn failed(&self, errno: i32) {
@@ -125,6 +130,12 @@ impl PassthroughFigures {
                 "files",
                 "files offered that were not what their object is",
                 &self.mismatches,
+            ),
+            count(
+                "fuse_backing_panics",
+                "errors",
+                "opens at which the source panicked; they were served by copies",
+                &self.panics,
             ),
         ];
         let refusals = REFUSALS.iter().zip(&self.refusals);
