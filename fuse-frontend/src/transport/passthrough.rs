@@ -63,6 +63,11 @@ pub struct Passthrough {
     warned: AtomicBool,
 }
 
+/// Every figure as it is before the first open: their names and meanings.
+pub fn figures_at_start() -> Vec<Row> {
+    PassthroughFigures::default().rows(0)
+}
+
 impl Passthrough {
     pub(crate) fn new(device: Weak<OwnedFd>, ids_max: usize) -> Self {
         Self {
