@@ -71,7 +71,8 @@ fn ends_under_readers(end: impl FnOnce(&mut Mount) -> anyhow::Result<()>) -> Out
     let epoch = readers.begin(1)?;
     std::thread::sleep(Duration::from_millis(300));
     end(&mut mount)?;
-    mount.wait_for_end()?;
+    let status = mount.wait_for_end()?;
+    assert!(status.success(), "{status}\n{}", mount.log());
     let report = epoch.end()?;
     assert_eq!(report.wrong_bytes, 0, "{report:?}");
     drop(readers);
@@ -100,7 +101,8 @@ fn a_reader_that_waits_for_a_dead_origin_does_not_hold_up_the_end() -> Outcome {
     let epoch = readers.begin(1)?;
     std::thread::sleep(Duration::from_millis(500));
     mount.signal(Signal::SIGTERM)?;
-    mount.wait_for_end()?;
+    let status = mount.wait_for_end()?;
+    assert!(status.code().is_some() && !mount.log().contains("panicked"), "{status}\n{}", mount.log());
     assert_eq!(epoch.end()?.wrong_bytes, 0);
     Ok(())
 }

@@ -7,7 +7,7 @@
 //!
 //! From the bottom: [`layout`] and [`record`] (bytes on disk), [`superblock`], [`medium`] (files and
 //! devices), [`segments`] and [`residents`] (what is where, and pinned), [`allocator`], [`in_flight`],
-//! [`health`], [`writer`], [`reader`], [`recovery`], [`open`].
+//! [`health`], [`writer`], [`reader`], [`recovery`], `open.rs` and what it calls.
 //!
 //! Invariants
 //! - A cache may always forget: every fault here is a miss or a rejected append, and a counter.
@@ -33,6 +33,7 @@ pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod residents;
+pub mod scrub;
 pub mod segments;
 mod settle;
 mod share;
@@ -63,9 +64,11 @@ pub use self::layout::{DATA_BYTES_MAX, PAGE_BYTES};
 use self::medium::Medium;
 pub use self::medium::Place;
 pub use self::open::{OpenReport, VolumeReport};
+use self::reader::Purpose;
 pub use self::reader::{Miss, ReadDone};
 pub use self::record::StoreUuid;
 use self::residents::Residents;
+pub use self::scrub::Scrubbed;
 pub use self::usage::{Usage, VolumeUsage};
 use self::volume::Volume;
 use self::writer::Covered;
@@ -140,7 +143,7 @@ impl Store {
     /// Reads `range` of the extent's data. `done` is called once: on a reader thread with the bytes, which
     /// are gone when it returns, or, on any thread, with the reason why there are none.
     pub fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadDone) {
-        self.shared.read(key, range, ReadAnswer::to(done));
+        self.shared.read(key, range, ReadAnswer::to(done), Purpose::Demand);
     }
 
     /// Stores an extent's data. `done` is called once, on the writer thread or on this one.
@@ -168,7 +171,7 @@ impl Store {
         forgotten
     }
 
-    /// Calls `f` with each extent and the length of its data: for scrubbing, which reads them all.
+    /// Calls `f` with each extent and the length of its data. No lock is held: `f` may call anything here.
     pub fn for_each_extent(&self, f: &mut dyn FnMut(&ExtentKey, u32)) {
         self.shared.residents.index().for_each(&mut |key, addr: ExtentAddr| f(key, addr.len));
     }
@@ -224,10 +227,12 @@ impl Keeper {
 }
 
 impl Shared {
-    fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadAnswer) {
-        self.figures.reads.increment();
+    fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadAnswer, purpose: Purpose) {
+        if purpose == Purpose::Demand {
+            self.figures.reads.increment();
+        }
         let miss = |done: ReadAnswer, miss| {
-            reader::count_miss(&self.figures, miss);
+            reader::count_miss(&self.figures, purpose, miss);
             done.give(Err(miss));
         };
         let Some((addr, pin)) = self.residents.pin(&key) else { return miss(done, Miss::Absent) };
@@ -238,7 +243,7 @@ impl Shared {
         if self.closed.load(Relaxed) || !handle.volume.is_in() {
             return miss(done, Miss::Failed);
         }
-        let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done };
+        let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done, purpose };
         if let Err(refused) = handle.ask(request) {
             let (request, why) = match refused {
                 TrySendError::Full(request) => (request, Miss::Busy),

@@ -5,7 +5,7 @@
 //! is the writer's business (`allocator.rs`); here are the facts that decide, as atomics.
 //!
 //! Invariants
-//! - A pinned segment is never used again: [`gate`].
+//! - A pinned segment is never used again: `gate.rs`.
 //! - A segment begins anew only without live extents: each is released once, by whoever took it out of
 //!   the index, before the segment's memory of it is gone.
 
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 
 use self::gate::Gate;
 
-/// The atomics of [`gate`].
+/// The atomics of `gate.rs`.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU32, Ordering, fence};
 }

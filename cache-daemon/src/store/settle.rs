@@ -8,7 +8,6 @@ use super::medium::Medium;
 use super::recovery::Walked;
 use super::superblock::{GENERATIONS_AHEAD, Superblock};
 use super::volume::Volume;
-use crate::index::SegmentId;
 
 /// A volume whose segments are settled.
 pub(super) struct Settled {
@@ -34,15 +33,14 @@ pub(super) fn settle(
     by_content.sort_by_key(|segment| segments.live_bytes(*segment));
     let withheld: BTreeSet<u32> =
         by_content.into_iter().take(count.saturating_sub(allowed) as usize).collect();
-    let mut given_up = 0;
-    for segment in &withheld {
-        let id = SegmentId::new(volume.number, *segment);
-        if !segments.is_dead(*segment) {
-            given_up += 1;
-            volume.residents.forget_segment(id);
-        }
-        segments.retire(*segment);
+    let given_up = withheld.iter().filter(|segment| !segments.is_dead(**segment)).count() as u32;
+    if given_up > 0 {
+        // One pass over the index, however many there are.
+        volume.residents.retain(&mut |_, addr| {
+            addr.segment.volume() != volume.number || !withheld.contains(&addr.segment.number())
+        });
     }
+    withheld.iter().for_each(|segment| segments.retire(*segment));
     // Also if there are holes of an earlier, lower limit.
     let has_holes = medium.used_bytes(&superblock.layout)? < superblock.layout.volume_bytes();
     if !withheld.is_empty() || has_holes {

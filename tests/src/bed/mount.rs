@@ -266,6 +266,8 @@ impl Mount {
 
     fn wait_until_served(&mut self) -> anyhow::Result<()> {
         let mountpoint = self.path().to_path_buf();
+        // It comes last: from then on `cachectl` is answered too.
+        let socket = self.cache_dir().join("control.sock");
         let child = &mut self.child;
         let log = &self.command.log;
         let ended = wait_until(PATIENCE, "the mount serves", || {
@@ -273,7 +275,7 @@ impl Mount {
                 bail!("the daemon ended: {status}");
             }
             // statfs asks the daemon: an answer means that it serves, and not only that it mounted.
-            Ok(is_mounted(&mountpoint) && nix::sys::statvfs::statvfs(&mountpoint).is_ok())
+            Ok(socket.exists() && is_mounted(&mountpoint) && nix::sys::statvfs::statvfs(&mountpoint).is_ok())
         });
         ended.with_context(|| fs::read_to_string(log).unwrap_or_default())
     }

@@ -4,6 +4,7 @@ mod churn;
 mod crash;
 mod damage;
 mod devices;
+mod full_disk;
 mod killed;
 mod measure;
 mod model;
@@ -21,6 +22,11 @@ use crate::io::claim::ClaimError;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
+/// A directory for files: beside the test's program, because /tmp may be a tmpfs, which a store refuses.
+fn scratch() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().to_owned()
+}
+
 /// Where a store lives; goes away with its files.
 struct Home {
     dir: tempfile::TempDir,
@@ -28,8 +34,7 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        // Not /tmp: that may be a tmpfs, which a store refuses.
-        Self { dir: tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/..").unwrap() }
+        Self { dir: tempfile::tempdir_in(scratch()).unwrap() }
     }
 
     fn config(&self, limit_bytes: u64) -> StoreConfig {

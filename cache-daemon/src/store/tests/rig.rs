@@ -234,7 +234,9 @@ impl Rig {
         let done = ReadAnswer::to(Box::new(move |bytes| _ = done.send(bytes.map(<[u8]>::to_vec))));
         self.figures.reads_queued.add(1);
         let asked = (self.clock)();
-        self.to_reader.send(reader::Request { key, addr, range, pin, asked, done }).unwrap();
+        self.to_reader
+            .send(reader::Request { key, addr, range, pin, asked, done, purpose: Purpose::Demand })
+            .unwrap();
         self.wait_for(&answer)
     }
 

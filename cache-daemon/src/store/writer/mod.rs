@@ -190,6 +190,8 @@ pub struct Writer {
     /// When the next byte may be written, if that is capped.
     pace: Instant,
     closing: bool,
+    /// Free and sealed segments as the figures have them.
+    counted: (u64, u64),
     completions: Vec<Completion>,
 }
 
@@ -224,6 +226,7 @@ impl Writer {
             moves: Moves::default(),
             pace: now,
             closing: false,
+            counted: (0, 0),
             completions: Vec::new(),
         };
         writer.publish_room();
@@ -389,5 +392,14 @@ impl Writer {
         let free = u64::from(free) * u64::from(layout.room_bytes());
         self.volume.room_bytes.store(free + u64::from(open), Relaxed);
         self.volume.free_segments.store(u64::from(self.allocator.free()), Relaxed);
+        // Gauges are the sum over all volumes.
+        let counts = (u64::from(self.allocator.free()), u64::from(self.allocator.sealed()));
+        if counts != self.counted {
+            let (figures, counted) = (&self.volume.figures, std::mem::replace(&mut self.counted, counts));
+            figures.segments_free.add(counts.0);
+            figures.segments_free.sub(counted.0);
+            figures.segments_sealed.add(counts.1);
+            figures.segments_sealed.sub(counted.1);
+        }
     }
 }
