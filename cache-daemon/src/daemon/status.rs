@@ -110,12 +110,10 @@ impl Status {
         snapshot.add(&*self.figures.catalog);
         snapshot.add(&*self.figures.store);
         for (description, value) in USAGE.into_iter().zip([
-            usage.limit_bytes,
             usage.used_bytes,
             usage.live_bytes,
             usage.extents,
             usage.index_bytes,
-            usage.volumes.iter().map(|volume| u64::from(volume.free_segments)).sum(),
             usage.volumes.iter().map(|volume| u64::from(volume.segments)).sum(),
         ]) {
             snapshot.add_row(description, Value::Count(value));
