@@ -35,8 +35,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel lets only GPL-compatible programs call `bpf_get_current_task_btf`; "Dual MIT/GPL" is one of its names
-/// for such a licence. It covers the compiled probes only.
+/// Only GPL-compatible programs may load through typed pointers or ask for the current task, and "Dual MIT/GPL" is one of
+/// the names for such a licence that the kernel knows (include/linux/license.h). It covers the compiled probes only.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -53,7 +53,11 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
         Case { name: "pread4k", note: "cached", round: preads(&large, 4096, reads)? },
         Case { name: "pread128k", note: "cached", round: preads(&large, 128 << 10, reads / 20)? },
         Case { name: "epoch", note: "open, read, close of cached files of 110 KiB", round: epoch(small) },
-        Case { name: "elsewhere", note: "4 KiB, another file system", round: preads(elsewhere.path(), 4096, reads)? },
+        Case {
+            name: "elsewhere",
+            note: "4 KiB, another file system",
+            round: preads(elsewhere.path(), 4096, reads)?,
+        },
     ];
     let device = mount.report().device;
     for Case { name, note, mut round } in cases {
@@ -80,7 +84,11 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
 }
 
 /// Reads of `len` bytes all over a file.
-fn preads<'a>(path: &Path, len: usize, count: u64) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<u64> + 'a>> {
+fn preads<'a>(
+    path: &Path,
+    len: usize,
+    count: u64,
+) -> anyhow::Result<Box<dyn FnMut() -> anyhow::Result<u64> + 'a>> {
     let file = File::open(path)?;
     let mut buffer = vec![0; len];
     let places = (LARGE_BYTES / len) as u64;
@@ -128,6 +136,7 @@ fn per_hit(device: u64, large: &Path, reads: u64, results: &mut Results) -> anyh
 /// What this thread has run so far, ns.
 fn busy_ns() -> u64 {
     let time = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_THREAD);
-    let ns = |time: nix::sys::time::TimeVal| time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1000;
+    let ns =
+        |time: nix::sys::time::TimeVal| time.tv_sec() as u64 * 1_000_000_000 + time.tv_usec() as u64 * 1000;
     time.map_or(0, |usage| ns(usage.user_time()) + ns(usage.system_time()))
 }
