@@ -1,7 +1,7 @@
 //! The probes, compiled for the kernel by `cargo xtask ebpf`. Empty on the host.
 //!
-//! One file a hook family: [`pages`] (BTF tracepoints of the page cache, tier B and all faults on 6.12 and later),
-//! [`calls`] (fentry, tier A). Each only finds the inode and the range; [`touch`] does the rest, once for all.
+//! One file a hook family: `pages` (BTF tracepoints of the page cache, tier B and all faults on 6.12 and later),
+//! `calls` (fentry, tier A). Each only finds the inode and the range; `touch` does the rest, once for all.
 //!
 //! Rules
 //! - Filter first: everything that is not of our mount leaves after four loads (the tracepoint costs the host 54 ns

@@ -1,12 +1,11 @@
 //! Without the right to load programs.
 
 use std::thread;
-use std::time::Duration;
 
 use cache_daemon::probe::{Heat, ProbeOptions, Probes, Tier};
 use fuse_frontend::source::Ino;
 
-use crate::Mounted;
+use crate::{Mounted, PATIENCE};
 
 /// Leaves this thread, and those that it starts, only the capabilities in `kept`, a bit each.
 fn keep_capabilities(kept: u64) {
@@ -25,7 +24,7 @@ fn without_capabilities_there_is_tier_c_with_the_reason_and_nothing_else_changes
     let without = || {
         keep_capabilities(0);
         let probes = Probes::start(ProbeOptions::new(1, 1000));
-        assert!(probes.wait(Duration::from_secs(60)));
+        assert!(probes.wait(PATIENCE));
         let report = probes.report();
         assert_eq!(report.tier, Tier::C);
         assert_eq!(report.why, "this process lacks CAP_BPF and CAP_PERFMON");
