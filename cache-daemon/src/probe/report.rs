@@ -77,7 +77,7 @@ pub struct ProbeReport {
     pub why: String,
     /// Programs that are attached, as `name (hook)`.
     pub attached: Vec<String>,
-    /// Programs that would see more and could not be attached.
+    /// Programs that were tried and could not be attached. Where another does its work nothing is missing: `tier` says.
     pub left_out: Vec<LeftOut>,
     /// Memory of the maps in the kernel, charged to the daemon's memory cgroup.
     pub map_bytes: u64,
