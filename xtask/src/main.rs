@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask run`, `test`, `bench`, `doctor`, `ci`.
+//! The project's own commands: `cargo xtask run`, `test`, `bench`, `vm-test`, `doctor`, `ci`.
 //!
 //! It depends on nothing of ours: it builds the other members and runs what was built.
 
@@ -14,6 +14,7 @@ mod fuzz;
 mod paddle;
 mod run;
 mod suites;
+mod vm;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "epochcache's own commands", disable_help_subcommand = true)]
@@ -34,6 +35,8 @@ enum Task {
     Ebpf(ebpf::Arguments),
     /// Fuzz the decoders of everything that others may have written.
     Fuzz(fuzz::Arguments),
+    /// Run the suites on other kernels, in virtual machines with an emulated NVMe device.
+    VmTest(vm::Arguments),
     /// Say what this machine lacks, and how to get it.
     Doctor,
     /// Formatting, clippy, documentation, tests: what a change must pass.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Ebpf(arguments) => ebpf::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
+        Task::VmTest(arguments) => vm::run(&arguments),
         Task::Doctor => run::doctor(),
         Task::Ci => checks::run().and_then(|()| suites::run(&suites::Arguments::default())),
     };
