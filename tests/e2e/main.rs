@@ -10,6 +10,7 @@ mod errands;
 mod failing_origin;
 mod lifecycle;
 mod limit;
+mod observed;
 mod odd_keys;
 mod python;
 mod replaced;

@@ -59,6 +59,10 @@ pub enum Request {
         /// A file or directory, relative to the mountpoint; `None`: everything.
         path: Option<String>,
     },
+    /// Who reads: one [`Readers`].
+    Top,
+    /// Where readings of files begin and end, as it happens: [`TraceLine`]s until the client leaves.
+    Trace,
     /// Unmounts and ends the daemon: one [`Pong`], before it happens.
     Umount,
 }
@@ -96,6 +100,68 @@ pub struct Dropped {
     pub objects: u64,
     /// Their stored bytes.
     pub bytes: u64,
+}
+
+/// The answer to [`Request::Top`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readers {
+    /// `A`, `B` or `C`: what the probes see (docs/probes.md).
+    pub tier: String,
+    /// The processes that read, the last to read first.
+    pub readers: Vec<ReaderLine>,
+}
+
+/// One process that reads the mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderLine {
+    /// The process, as the host numbers it.
+    pub pid: u32,
+    /// Name of its thread that read last.
+    pub command: String,
+    /// Cgroup id: tells jobs apart.
+    pub cgroup: u64,
+    /// Threads that read.
+    pub threads: u32,
+    /// Readings of files begun.
+    pub files: u64,
+    /// Read accesses, cached ones too.
+    pub reads: u64,
+    /// Page faults of mappings.
+    pub faults: u64,
+    /// Bytes read.
+    pub bytes: u64,
+}
+
+/// One line of a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceLine {
+    /// A reading of a file begins, ends, or both.
+    Reading {
+        /// Monotonic clock, ns.
+        at_ns: u64,
+        /// The file, from the mountpoint.
+        path: String,
+        /// The process.
+        pid: u32,
+        /// The thread.
+        tid: u32,
+        /// First byte of the access.
+        start: u64,
+        /// End of the access.
+        end: u64,
+        /// It begins here.
+        begins: bool,
+        /// The end of the file is reached here.
+        ends: bool,
+        /// By a page fault of a mapping.
+        fault: bool,
+    },
+    /// Nothing happened for a while; and how many lines were lost so far because the client was slow.
+    Quiet {
+        /// Lines lost.
+        lost: u64,
+    },
 }
 
 /// Why the daemon does not do what it was asked, for users.

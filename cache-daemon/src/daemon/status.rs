@@ -12,9 +12,9 @@ use super::parts::{AllFigures, Parts};
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::control::{Answers, Pong, Refusal, Request};
+use crate::control::{Answers, Pong, ReaderLine, Readers, Refusal, Request, TraceLine};
 use crate::errands::{drop_path, verify};
-use crate::probe::{ProbeReport, Tier};
+use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
     DaemonState, MountState, PlaceState, ProbeState, Snapshot, StoreState, described,
@@ -23,6 +23,9 @@ use crate::stats::store::USAGE;
 use crate::stats::{LatencySummary, Value};
 use crate::store::Usage;
 use crate::store::health::State;
+
+/// How long a trace is silent at most.
+const TRACE_QUIET: Duration = Duration::from_secs(1);
 
 /// What a daemon serves, and with what.
 pub(super) struct Served {
@@ -248,6 +251,8 @@ impl Answers for Status {
                 true
             }
             Request::Drop { path } => item(json(&drop_path(&self.cache, path.as_deref())?)),
+            Request::Top => item(json(&self.readers())),
+            Request::Trace => self.trace(item)?,
             Request::Umount => {
                 let sent = item(json(&self.pong()));
                 self.shutdown.begin(Reason::Asked);
@@ -259,6 +264,62 @@ impl Answers for Status {
 }
 
 impl Status {
+    fn readers(&self) -> Readers {
+        let Some(probes) = self.watching.probes() else { return Readers::default() };
+        let readers = probes.readers().into_iter().map(|row| ReaderLine {
+            pid: row.tgid,
+            command: row.command,
+            cgroup: row.cgroup,
+            threads: row.threads,
+            files: row.files,
+            reads: row.reads,
+            faults: row.faults,
+            bytes: row.bytes,
+        });
+        Readers { tier: probes.report().tier.to_string(), readers: readers.collect() }
+    }
+
+    /// Hands on what the probes see until the client leaves or the daemon ends.
+    fn trace(&self, item: &mut dyn FnMut(Json) -> bool) -> Result<bool, Refusal> {
+        let report = self.watching.probes().map(|probes| probes.report());
+        if let Some(why) = match report {
+            None => Some("--probes off".to_owned()),
+            Some(report) if report.tier == Tier::C => Some(report.why),
+            Some(_) => None,
+        } {
+            return Err(Refusal(format!("reads cannot be traced: {why}; see docs/probes.md")));
+        }
+        let events = self.watching.trace();
+        while self.shutdown.begun().is_none() {
+            let line = match events.recv_timeout(TRACE_QUIET) {
+                Ok(event) => self.trace_line(event),
+                // Also how a client that left is noticed while nobody reads.
+                Err(_) => TraceLine::Quiet { lost: self.watching.lost() },
+            };
+            if !item(json(&line)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn trace_line(&self, event: Event) -> TraceLine {
+        let path = self.cache.catalog().path(event.ino);
+        let path = path
+            .map_or_else(|| format!("inode {}", event.ino.0), |path| String::from_utf8_lossy(&path).into());
+        TraceLine::Reading {
+            at_ns: event.at_ns,
+            path,
+            pid: event.tgid,
+            tid: event.tid,
+            start: event.bytes.start,
+            end: event.bytes.end,
+            begins: event.begins,
+            ends: event.ends,
+            fault: event.fault,
+        }
+    }
+
     fn pong(&self) -> Pong {
         Pong {
             pid: self.daemon.pid,

@@ -1,22 +1,47 @@
 //! The probes of a mount, and what the daemon does with what they see.
 //!
-//! For now it counts: readings that began and ended, by the probes' own figures. The events themselves are
-//! taken out of their ring so that it does not fill up; `access` will learn from them.
+//! Events are taken out of their ring several times a second, so that it does not fill up, and handed to
+//! whoever traces. Nothing else uses them yet: the figures are counted in the kernel.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::Mutex;
+
 use crate::config::ProbeChoice;
-use crate::probe::{ProbeOptions, Probes};
+use crate::probe::{Event, ProbeOptions, Probes};
 
 /// Events wait this long at most: 18 700 fit the ring, so a host may begin 90 000 readings a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
 
+/// Events that wait for a client of `cachectl trace`; what it has no room for is lost and counted.
+const TRACE_EVENTS_MAX: usize = 64 << 10;
+
+/// The clients that trace.
+#[derive(Default)]
+struct Tracers(Mutex<Vec<Sender<Event>>>);
+
+impl Tracers {
+    fn tell(&self, event: &Event, lost: &AtomicU64) {
+        self.0.lock().retain(|tracer| match tracer.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                lost.fetch_add(1, Relaxed);
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        });
+    }
+}
+
 /// Probes, and the thread that empties their ring. Dropping it detaches them.
 pub(super) struct Watching {
     probes: Option<Arc<Probes>>,
+    tracers: Arc<Tracers>,
+    lost: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -24,20 +49,40 @@ pub(super) struct Watching {
 impl Watching {
     /// Watches the mount with this `st_dev`, unless the user wants none.
     pub fn start(choice: ProbeChoice, device: u64, inodes: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let mut watching = Self {
+            probes: None,
+            tracers: Arc::default(),
+            lost: Arc::default(),
+            stop: Arc::default(),
+            thread: None,
+        };
         if choice == ProbeChoice::Off {
-            return Self { probes: None, stop, thread: None };
+            return watching;
         }
         let probes = Arc::new(Probes::start(ProbeOptions::new(device, inodes)));
-        let (draining, stopped) = (probes.clone(), stop.clone());
+        let (draining, stopped) = (probes.clone(), watching.stop.clone());
+        let (tracers, lost) = (watching.tracers.clone(), watching.lost.clone());
         let drain = move || {
             while !stopped.load(Relaxed) {
-                draining.drain(&mut |_| {});
+                draining.drain(&mut |event| tracers.tell(&event, &lost));
                 std::thread::sleep(DRAIN_EVERY);
             }
         };
-        let thread = std::thread::Builder::new().name("probe-drain".into()).spawn(drain).ok();
-        Self { probes: Some(probes), stop, thread }
+        watching.thread = std::thread::Builder::new().name("probe-drain".into()).spawn(drain).ok();
+        watching.probes = Some(probes);
+        watching
+    }
+
+    /// The events from now on, until the receiver is dropped.
+    pub fn trace(&self) -> Receiver<Event> {
+        let (sender, events) = bounded(TRACE_EVENTS_MAX);
+        self.tracers.0.lock().push(sender);
+        events
+    }
+
+    /// Events that tracers had no room for.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
     }
 
     /// The probes; none where the user wants none.

@@ -14,6 +14,8 @@ mod find;
 mod list;
 mod stats;
 mod table;
+mod top;
+mod trace;
 mod umount;
 mod units;
 mod verify;
@@ -25,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   cachectl stats --watch             what the one daemon that runs is doing, every 2 seconds
   cachectl stats /mnt/data --json    one JSON object, for scripts (docs/stats.md)
+  cachectl top                       who reads, and how fast
   cachectl umount /mnt/data          unmounts cleanly; cleans up a dead mount
   cachectl doctor                    what is missing on this machine, and what to do
 
@@ -51,6 +54,10 @@ enum Command {
     Drop(drop::Args),
     /// Checks this machine: what is missing, what it costs, what to do.
     Doctor(doctor::Args),
+    /// Shows who reads: processes with their files and bytes a second.
+    Top(top::Args),
+    /// Streams the readings of files as they begin and end.
+    Trace(trace::Args),
     /// Lists the daemons that run.
     List(list::Args),
 }
@@ -91,6 +98,8 @@ fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
         Command::Verify(args) => verify::run(&args, out),
         Command::Drop(args) => drop::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
+        Command::Top(args) => top::run(&args, out),
+        Command::Trace(args) => trace::run(&args, out),
         Command::List(args) => list::run(&args, out),
     }
 }

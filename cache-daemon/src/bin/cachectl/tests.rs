@@ -40,7 +40,7 @@ impl Answers for StandIn {
             }
             Request::Drop { path } => return Err(Refusal(format!("no such file: {path:?}"))),
             // A daemon that dies while it is asked.
-            Request::Ping | Request::Umount => panic!("on purpose"),
+            Request::Ping | Request::Umount | Request::Top | Request::Trace => panic!("on purpose"),
         }
         Ok(())
     }
