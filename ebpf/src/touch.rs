@@ -57,12 +57,17 @@ impl Access {
         if reader.state & Reader::FAULT != 0 || self.first >= reader.end {
             return false;
         }
+        let same_call = reader.call == call;
+        // The same again in one system call: a worker of io_uring that tries until it need not wait, or a sendfile that a
+        // signal interrupted.
+        let same_range = self.first == reader.first && asked_end == reader.asked_end;
+        if is_set(SettingsFlags::SYSCR) && same_call && same_range {
+            return true;
+        }
         match self.kind {
-            Kind::Pages => reader.call == call && self.first > reader.first,
+            Kind::Pages => same_call && self.first > reader.first,
             Kind::Call if self.first > reader.first && asked_end == reader.asked_end => true,
-            Kind::Call => {
-                is_set(SettingsFlags::VERIFIED_TWICE) && reader.call == call && self.first >= reader.first
-            }
+            Kind::Call => is_set(SettingsFlags::VERIFIED_TWICE) && same_call && self.first >= reader.first,
             Kind::Fault => false,
         }
     }

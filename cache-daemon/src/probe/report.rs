@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::stats::snapshot::ProbeState;
-
 /// The object that `cargo xtask ebpf` builds from `ebpf/`.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/object/probes.o"));
@@ -87,11 +85,6 @@ impl ProbeReport {
     /// Tier C.
     pub(super) fn nothing(why: impl Into<String>) -> Self {
         Self { tier: Tier::C, why: why.into(), attached: Vec::new(), left_out: Vec::new(), map_bytes: 0 }
-    }
-
-    /// As `cachectl stats` shows it.
-    pub fn state(&self) -> ProbeState {
-        ProbeState { tier: self.tier.to_string(), why: self.why.clone(), attached: self.attached.clone() }
     }
 }
 
