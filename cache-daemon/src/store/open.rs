@@ -5,7 +5,6 @@
 //! lowered limit does not allow any more; start the threads.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use super::layout::{LEAD_BYTES, Layout, PAGE_BYTES};
 use super::medium::{Medium, Place};
 use super::reader::{self, Reader};
 use super::record::{FORMAT_VERSION, StoreUuid};
-use super::recovery::{Scan, Walk, Walked};
+use super::recovery::{Scan, Walked};
 use super::residents::Residents;
 use super::segments::Segments;
 use super::share::{Room, share};
@@ -29,7 +28,7 @@ use super::superblock::{Found, GENERATIONS_AHEAD, Superblock};
 use super::volume::Volume;
 use super::writer::{self, Writer};
 use super::{Handle, Shared};
-use crate::index::{Generation, SegmentId};
+use crate::index::SegmentId;
 use crate::io::{BufferPool, Engine, EngineOptions, EngineReport, FileSlot, engine};
 use crate::stats::store::StoreFigures;
 
@@ -321,37 +320,14 @@ fn scan_all(
                     }
                     let pool = BufferPool::new(SCAN_DEPTH, PAGE_BYTES as usize).map_err(fail)?;
                     let (engine, slot, _) = disk(config, &candidate.medium, usize::from(SCAN_DEPTH), &pool)?;
-                    recover(&mut Scan::new(volume, engine, slot, pool), volume, checkpoint).map_err(fail)
+                    Scan::new(volume, (engine, slot, pool), candidate.medium.file())
+                        .recover(checkpoint)
+                        .map_err(fail)
                 })
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().expect("recovery does not panic")).collect()
     })
-}
-
-/// Puts everything that a volume holds into the index; how far each of its segments goes.
-pub(super) fn recover(
-    scan: &mut Scan<'_>,
-    volume: &Volume,
-    checkpoint: Option<&Checkpoint>,
-) -> io::Result<Vec<Walked>> {
-    let generations = scan.generations()?;
-    let mut walks = Vec::new();
-    for (segment, generation) in (0..).zip(&generations).filter(|(_, generation)| **generation > 0) {
-        volume.segments.begin(segment, *generation);
-        let id = SegmentId::new(volume.number, segment);
-        let reach = checkpoint.and_then(|checkpoint| checkpoint.reach(id, Generation(*generation)));
-        walks.push(Walk { segment, generation: *generation, from: reach.unwrap_or(PAGE_BYTES) });
-    }
-    if let Some(checkpoint) = checkpoint {
-        let current = |segment: SegmentId| {
-            Generation(generations.get(segment.number() as usize).copied().unwrap_or_default())
-        };
-        for (key, addr) in checkpoint.extents_of(volume.number, &current) {
-            volume.residents.insert_found(*key, *addr);
-        }
-    }
-    scan.walk(&walks, &mut |key, addr| volume.residents.insert_found(key, addr))
 }
 
 /// Decides what becomes of each segment: free, sealed, appended to, or given up.

@@ -6,17 +6,20 @@
 //! one is. A walk ends at the first header that is not believed, which is where writing stopped, or
 //! where a power cut tore it. Many segments are walked at the same time.
 //!
-//! Headers only say that an extent was written; its data is checked when it is read, like always.
+//! Headers only say that an extent was written; its data is checked when it is read, like always. There
+//! is one exception: an extent that is found twice (it was being moved, or was forgotten and fetched
+//! again). The later one holds if its data is whole; if a power cut tore it, the earlier one does.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use super::layout::{PAGE_BYTES, extent_bytes};
-use super::record::{ExtentHeader, SegmentHeader};
+use super::checkpoint::Checkpoint;
+use super::layout::{EXTENT_BYTES_MAX, PAGE_BYTES, extent_bytes};
+use super::record::{EXTENT_HEADER_BYTES, ExtentHeader, SegmentHeader};
 use super::volume::Volume;
-use crate::index::ExtentAddr;
-use crate::io::{BufferPool, Completion, Engine, FileSlot, Operation, Token};
+use crate::index::{ExtentAddr, Generation, SegmentId};
+use crate::io::{BufferPool, Completion, DeviceFile, Engine, FileSlot, Operation, Token};
 use crate::object::ExtentKey;
 
 /// A device that completes nothing for so long is given up.
@@ -31,6 +34,7 @@ pub struct Scan<'a> {
     engine: Box<dyn Engine>,
     slot: FileSlot,
     pool: BufferPool,
+    file: &'a DeviceFile,
 }
 
 /// A segment to be walked.
@@ -56,9 +60,70 @@ pub struct Walked {
 }
 
 impl<'a> Scan<'a> {
-    /// A scan of `volume`, which is file `slot` of `engine`; `pool` has buffers of a page.
-    pub fn new(volume: &'a Volume, engine: Box<dyn Engine>, slot: FileSlot, pool: BufferPool) -> Self {
-        Self { volume, engine, slot, pool }
+    /// A scan of `volume`, which is `file`, and file `slot` of `engine`; `pool` has buffers of a page.
+    pub fn new(
+        volume: &'a Volume,
+        (engine, slot, pool): (Box<dyn Engine>, FileSlot, BufferPool),
+        file: &'a DeviceFile,
+    ) -> Self {
+        Self { volume, engine, slot, pool, file }
+    }
+
+    /// Puts everything that the volume holds into the index; how far each of its segments goes.
+    pub fn recover(&mut self, checkpoint: Option<&Checkpoint>) -> io::Result<Vec<Walked>> {
+        let volume = self.volume;
+        let generations = self.generations()?;
+        let mut walks = Vec::new();
+        for (segment, generation) in (0..).zip(&generations).filter(|(_, generation)| **generation > 0) {
+            volume.segments.begin(segment, *generation);
+            let id = SegmentId::new(volume.number, segment);
+            let reach = checkpoint.and_then(|checkpoint| checkpoint.reach(id, Generation(*generation)));
+            walks.push(Walk { segment, generation: *generation, from: reach.unwrap_or(PAGE_BYTES) });
+        }
+        if let Some(checkpoint) = checkpoint {
+            let current = |segment: SegmentId| {
+                Generation(generations.get(segment.number() as usize).copied().unwrap_or_default())
+            };
+            for (key, addr) in checkpoint.extents_of(volume.number, &current) {
+                volume.residents.insert_found(*key, *addr);
+            }
+        }
+        let mut doubles: HashMap<ExtentKey, Vec<ExtentAddr>> = HashMap::new();
+        let walked = self.walk(&walks, &mut |key, addr| {
+            if let Some(other) = volume.residents.insert_found(key, addr) {
+                doubles.entry(key).or_default().push(other);
+            }
+        })?;
+        for (key, others) in doubles {
+            self.choose(key, others)?;
+        }
+        Ok(walked)
+    }
+
+    /// Of an extent that is at several places, keeps the last one whose data is whole.
+    fn choose(&self, key: ExtentKey, mut others: Vec<ExtentAddr>) -> io::Result<()> {
+        others.sort_unstable_by_key(|addr| (addr.generation, addr.offset));
+        let mut buffer = BufferPool::new(1, EXTENT_BYTES_MAX as usize)?.take().expect("it has one buffer");
+        while let Some(current) = self.volume.residents.get(&key) {
+            // Another volume has it too: that one decides.
+            if current.segment.volume() != self.volume.number || self.is_whole(&key, current, &mut buffer) {
+                break;
+            }
+            let Some(earlier) = others.pop() else { break };
+            self.volume.residents.insert(key, earlier);
+        }
+        Ok(())
+    }
+
+    fn is_whole(&self, key: &ExtentKey, addr: ExtentAddr, buffer: &mut [u8]) -> bool {
+        let segment = addr.segment.number();
+        let extent = &mut buffer[..extent_bytes(addr.len) as usize];
+        if self.file.read_exact_at(extent, self.volume.layout.at(segment, addr.offset)).is_err() {
+            return false;
+        }
+        let data = &extent[EXTENT_HEADER_BYTES..EXTENT_HEADER_BYTES + addr.len as usize];
+        ExtentHeader::read(extent, self.volume.position(segment, addr.offset), addr.generation.0)
+            .is_ok_and(|header| header.key() == *key && header.check_data(0, data).is_ok())
     }
 
     /// The incarnation of every segment; 0 for those without a header that is believed.

@@ -53,13 +53,16 @@ impl Residents {
         }
     }
 
-    /// The extent was found at `addr` by recovery: it is there unless a later append is known.
-    pub fn insert_found(&self, key: ExtentKey, addr: ExtentAddr) {
+    /// The extent was found at `addr` by recovery: it is there unless a later one of the same volume is
+    /// known. Returns the earlier of two of them.
+    pub fn insert_found(&self, key: ExtentKey, addr: ExtentAddr) -> Option<ExtentAddr> {
         let age = |addr: &ExtentAddr| (addr.generation, addr.offset);
         let known = self.index.get(&key).filter(|known| known.segment.volume() == addr.segment.volume());
-        if known.is_none_or(|known| age(&known) < age(&addr)) {
-            self.insert(key, addr);
+        if known.is_some_and(|known| age(&known) > age(&addr)) {
+            return Some(addr);
         }
+        self.insert(key, addr);
+        known.filter(|known| *known != addr)
     }
 
     /// Moves the extent to `to` if it is still at `from`: whether it was.

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::checkpoint::Checkpoint;
-use super::super::open::{recover, sort_segments};
+use super::super::open::sort_segments;
 use super::super::recovery::Scan;
 use super::super::superblock::{Found, GENERATIONS_AHEAD, Superblock};
 use super::super::*;
@@ -114,7 +114,7 @@ impl Rig {
 
         let pool = BufferPool::new(4, PAGE_BYTES as usize).unwrap();
         let (scan_engine, slot) = engine(&device, 4, seed);
-        let walked = recover(&mut Scan::new(&volume, scan_engine, slot, pool), &volume, checkpoint).unwrap();
+        let walked = Scan::new(&volume, (scan_engine, slot, pool), &file).recover(checkpoint).unwrap();
         let recovered = sort_segments(&volume, &superblock, 0..found.layout.segments, &walked);
 
         let (to_writer, requests) = bounded(64);

@@ -6,10 +6,22 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::batch::{Batch, Open};
+use super::batch::{Batch, Open, Outcome};
 use super::{Append, Appended, Rejection, Request, Writer};
 use crate::io::Buffer;
+use crate::object::ExtentKey;
 use crate::store::layout::extent_bytes;
+
+/// Whether an extent can be packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    /// Now.
+    Ready,
+    /// When a buffer is free.
+    Wait,
+    /// No: there is no segment for it.
+    Full,
+}
 
 impl Writer {
     pub(super) fn take_requests(&mut self, now: Instant) {
@@ -81,31 +93,50 @@ impl Writer {
             self.reject(append.done, Rejection::Busy);
             return Ok(());
         }
-        let bytes = extent_bytes(append.data.len() as u32);
+        // What is gained by moving is not to be eaten up before the move has ended.
+        let space = match self.is_moving() {
+            true => Space::Full,
+            false => self.find_space(extent_bytes(append.data.len() as u32), false, now),
+        };
+        match space {
+            Space::Ready => {
+                let Append { key, data, done, .. } = append;
+                self.pack(key, &data, Outcome::Appended(done));
+            }
+            Space::Wait => return Err(append),
+            Space::Full => {
+                self.moves.wanted = true;
+                self.reject(append.done, Rejection::Full);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there are an open segment and a batch with room for an extent of `bytes`.
+    pub(super) fn find_space(&mut self, bytes: u32, for_move: bool, now: Instant) -> Space {
         if self.batch.as_ref().is_some_and(|batch| !batch.has_room(bytes)) {
             self.write_batch(now);
         }
         let fits = self.open.as_ref().is_some_and(|open| open.has_room(bytes, &self.volume.layout));
         // The open segment stays open if there is no other: what is smaller may still fit.
-        if !fits && !self.next_segment(bytes, now) {
-            self.reject(append.done, Rejection::Full);
-            return Ok(());
+        if !fits && !self.next_segment(bytes, for_move, now) {
+            return Space::Full;
         }
-        let buffer = match &self.batch {
-            Some(_) => None,
-            None => match self.free_buffer(now) {
-                Some(buffer) => Some(buffer),
-                None => return Err(append),
-            },
-        };
-        let open = self.open.as_mut().expect("there is one or was made one above");
-        if let Some(buffer) = buffer {
+        if self.batch.is_none() {
+            let Some(buffer) = self.free_buffer(now) else { return Space::Wait };
+            let open = self.open.as_mut().expect("there was one or was made one above");
             self.batch = Some(Batch::begin(&self.volume, open, buffer));
         }
-        let batch = self.batch.as_mut().expect("there was one or was made one above");
-        self.packed.insert(append.key);
-        batch.push(&self.volume, open, append);
-        Ok(())
+        Space::Ready
+    }
+
+    /// Packs an extent for which [`Writer::find_space`] has found space.
+    pub(super) fn pack(&mut self, key: ExtentKey, data: &[u8], outcome: Outcome) {
+        let (Some(open), Some(batch)) = (&mut self.open, &mut self.batch) else {
+            unreachable!("space was found")
+        };
+        self.packed.insert(key);
+        batch.push(&self.volume, open, (key, data), outcome);
     }
 
     /// A buffer for the next batch, if one may be written now.
@@ -119,11 +150,12 @@ impl Writer {
     }
 
     /// Seals the open segment and begins one that takes an extent of `bytes`: whether there was a free one.
-    pub(super) fn next_segment(&mut self, bytes: u32, now: Instant) -> bool {
+    pub(super) fn next_segment(&mut self, bytes: u32, for_move: bool, now: Instant) -> bool {
         self.reclaim();
+        let reserve = if for_move { 0 } else { self.reserve() };
         // Generations run short only if the device failed to raise their ceiling in time.
         let allowed = self.ceiling.allows(self.allocator.next_generation());
-        if bytes > self.volume.layout.room_bytes() || !allowed {
+        if bytes > self.volume.layout.room_bytes() || !allowed || self.allocator.free() <= reserve {
             return false;
         }
         let Some((segment, generation)) = self.allocator.take(&self.volume.segments) else { return false };

@@ -1,6 +1,5 @@
 //! A batch: extents packed behind each other in one buffer, for one device write.
 
-use super::Append;
 use crate::index::ExtentAddr;
 use crate::io::{Buffer, DeviceOffset, Operation};
 use crate::object::ExtentKey;
@@ -68,7 +67,15 @@ pub(super) struct Written {
 pub(super) struct WrittenExtent {
     pub(super) key: ExtentKey,
     pub(super) addr: ExtentAddr,
-    pub(super) done: AppendAnswer,
+    pub(super) outcome: Outcome,
+}
+
+/// What follows when an extent is written.
+pub(super) enum Outcome {
+    /// Somebody asked for it.
+    Appended(AppendAnswer),
+    /// It is a copy of the extent there.
+    Moved { from: ExtentAddr },
 }
 
 impl Batch {
@@ -98,18 +105,23 @@ impl Batch {
     }
 
     /// Packs an extent at the end of `open`. There is room for it.
-    pub(super) fn push(&mut self, volume: &Volume, open: &mut Open, append: Append) {
-        let Append { key, data, done, .. } = append;
+    pub(super) fn push(
+        &mut self,
+        volume: &Volume,
+        open: &mut Open,
+        (key, data): (ExtentKey, &[u8]),
+        outcome: Outcome,
+    ) {
         let bytes = extent_bytes(data.len() as u32);
-        let header = ExtentHeader::new(volume.position(open.segment, open.end), open.generation, key, &data);
+        let header = ExtentHeader::new(volume.position(open.segment, open.end), open.generation, key, data);
         let space = &mut self.buffer[self.used..self.used + bytes as usize];
         let (head, rest) = space.split_at_mut(EXTENT_HEADER_BYTES);
         head.copy_from_slice(header.as_bytes());
-        rest[..data.len()].copy_from_slice(&data);
+        rest[..data.len()].copy_from_slice(data);
         // What was in the buffer before must not reach the disk.
         rest[data.len()..].fill(0);
         let addr = volume.addr(open.segment, open.generation, open.end, data.len() as u32);
-        self.extents.push(WrittenExtent { key, addr, done });
+        self.extents.push(WrittenExtent { key, addr, outcome });
         self.used += bytes as usize;
         open.end += bytes;
     }

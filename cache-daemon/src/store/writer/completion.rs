@@ -3,9 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::batch::Written;
+use super::batch::{Outcome, Written};
 use super::ceiling::Step;
-use super::{Appended, Covered, Rejection, SyncDone, SyncFailed, Work, Writer};
+use super::moving::Moved;
+use super::{Appended, Rejection, SyncFailed, SyncWork, Work, Writer};
 use crate::index::SegmentId;
 use crate::io::{Buffer, Completion, Operation, Token};
 use crate::store::answer::AppendAnswer;
@@ -26,8 +27,10 @@ impl Writer {
                     None => self.written(written, result, took, now),
                 }
             }
-            Ended::InTime(Work::Sync { segments, waiters }, took) => {
-                self.synced(&segments, waiters, result.map(drop), took, now);
+            Ended::InTime(Work::Sync(sync), took) => self.synced(sync, result.map(drop), took, now),
+            Ended::InTime(Work::Move { start, len }, _) => {
+                let whole = matches!(result, Ok(bytes) if bytes == len as usize);
+                self.move_read(start, len, buffer.filter(|_| whole));
             }
             Ended::InTime(Work::Trial, _) => {
                 let whole = matches!(result, Ok(bytes) if bytes >= PAGE_BYTES as usize);
@@ -69,15 +72,22 @@ impl Writer {
         }
     }
 
-    pub(super) fn admit(&mut self, written: Written) {
+    fn admit(&mut self, written: Written) {
         let figures = &self.volume.figures;
         figures.device_write_bytes.add(u64::from(written.bytes));
         for extent in written.extents {
-            self.volume.residents.insert(extent.key, extent.addr);
             self.packed.remove(&extent.key);
-            figures.appended_extents.increment();
-            figures.appended_bytes.add(u64::from(extent.addr.len));
-            extent.done.give(Appended::Stored);
+            match extent.outcome {
+                Outcome::Moved { from } => {
+                    self.moves.copied.push(Moved { key: extent.key, from, to: extent.addr });
+                }
+                Outcome::Appended(answer) => {
+                    self.volume.residents.insert(extent.key, extent.addr);
+                    figures.appended_extents.increment();
+                    figures.appended_bytes.add(u64::from(extent.addr.len));
+                    answer.give(Appended::Stored);
+                }
+            }
         }
     }
 
@@ -92,26 +102,22 @@ impl Writer {
         }
     }
 
-    pub(super) fn synced(
-        &mut self,
-        segments: &[u32],
-        waiters: Vec<(SyncDone, Covered)>,
-        result: io::Result<()>,
-        took: Duration,
-        now: Instant,
-    ) {
+    pub(super) fn synced(&mut self, sync: SyncWork, result: io::Result<()>, took: Duration, now: Instant) {
         self.volume.figures.device_syncs.increment();
         self.volume.figures.device_sync_latency.record(took);
+        let SyncWork { segments, copied, waiters } = sync;
+        // Before segments are sealed: one that holds nothing but copies would seem dead.
+        self.settle_moves(copied, result.is_ok());
         let outcome = match result {
             Ok(()) => {
-                for sealed in self.unsynced.end_sync(segments) {
+                for sealed in self.unsynced.end_sync(&segments) {
                     self.allocator.seal(sealed, &self.volume.segments);
                 }
                 Ok(())
             }
             Err(error) => {
                 self.volume.device_failed("a sync", &error, now);
-                for segment in self.unsynced.leave_sync(segments) {
+                for segment in self.unsynced.leave_sync(&segments) {
                     self.poison(segment, self.volume.segments.generation(segment));
                 }
                 Err(SyncFailed)
@@ -148,9 +154,8 @@ impl Writer {
                 self.poison(written.segment, written.generation);
                 self.reject_all(written);
             }
-            Work::Sync { segments, waiters } => {
-                self.synced(&segments, waiters, Err(error), self.limits.deadline, now)
-            }
+            Work::Sync(sync) => self.synced(sync, Err(error), self.limits.deadline, now),
+            Work::Move { start, len } => self.move_read(start, len, None),
             Work::Raise(step) => self.raised(step, Err(error), now),
             Work::Trial => self.volume.tried(false, now),
         }
@@ -159,7 +164,10 @@ impl Writer {
     pub(super) fn reject_all(&mut self, written: Written) {
         for extent in written.extents {
             self.packed.remove(&extent.key);
-            self.reject(extent.done, Rejection::Failed);
+            match extent.outcome {
+                Outcome::Appended(answer) => self.reject(answer, Rejection::Failed),
+                Outcome::Moved { .. } => self.move_ended(),
+            }
         }
     }
 

@@ -14,6 +14,7 @@ mod admission;
 mod batch;
 mod ceiling;
 mod completion;
+mod moving;
 mod unsynced;
 
 use std::collections::{HashMap, HashSet};
@@ -26,6 +27,7 @@ use crossbeam::channel::Receiver;
 
 use self::batch::{Batch, Open, Written};
 use self::ceiling::{Ceiling, Step};
+use self::moving::{Moved, Moves};
 use self::unsynced::Unsynced;
 use super::allocator::Allocator;
 use super::answer::AppendAnswer;
@@ -145,9 +147,21 @@ pub struct Disk {
 /// What an operation in flight is for.
 enum Work {
     Write(Written),
-    Sync { segments: Vec<u32>, waiters: Vec<(SyncDone, Covered)> },
+    Sync(SyncWork),
+    /// A part of a segment is read that is being emptied.
+    Move {
+        start: u32,
+        len: u32,
+    },
     Raise(Step),
     Trial,
+}
+
+/// What depends on a sync.
+struct SyncWork {
+    segments: Vec<u32>,
+    copied: Vec<Moved>,
+    waiters: Vec<(SyncDone, Covered)>,
 }
 
 /// See the head of the module.
@@ -171,6 +185,7 @@ pub struct Writer {
     /// Pins for writes that were given up and that the device still holds.
     late: HashMap<Token, Pin>,
     unsynced: Unsynced,
+    moves: Moves,
     /// When the next byte may be written, if that is capped.
     pace: Instant,
     closing: bool,
@@ -205,6 +220,7 @@ impl Writer {
             in_flight: InFlight::new(limits.deadline),
             late: HashMap::new(),
             unsynced: Unsynced::default(),
+            moves: Moves::default(),
             pace: now,
             closing: false,
             completions: Vec::new(),
@@ -232,6 +248,7 @@ impl Writer {
         let now = clock();
         self.begin_trial(now);
         self.begin_raise(now);
+        self.move_some(now);
         self.take_requests(now);
         self.begin_sync(now);
         let wait = self.wait(now).min(wait);
@@ -276,14 +293,15 @@ impl Writer {
             return std::mem::take(&mut self.syncs).into_iter().for_each(|done| done(Ok(self.covered())));
         }
         let due = self.unsynced.is_due(now, self.limits.sync_interval, self.limits.sync_bytes);
-        if !asked && !due {
+        if !asked && !due && !(self.moves_want_sync() && self.batch.is_none() && !self.unsynced.is_writing())
+        {
             return;
         }
         let segments = self.unsynced.begin_sync();
         // Taken down now: what is appended from here on is not part of this sync.
         let waiters =
             std::mem::take(&mut self.syncs).into_iter().map(|done| (done, self.covered())).collect();
-        let work = Work::Sync { segments, waiters };
+        let work = Work::Sync(SyncWork { segments, copied: std::mem::take(&mut self.moves.copied), waiters });
         let token = self.in_flight.begin(work, now);
         self.disk.engine.submit(token, self.disk.slot, Operation::Sync);
     }
@@ -349,10 +367,11 @@ impl Writer {
         // A device write that is packed or requests that can be taken: do not wait at all.
         let can_work =
             self.waiting.is_none() && self.syncs.is_empty() && !self.closing && !self.requests.is_empty();
-        if can_work {
+        if can_work || self.will_move() {
             return Duration::ZERO;
         }
-        let paced = self.waiting.as_ref().and((self.pace > now).then_some(self.pace));
+        let held_back = self.waiting.is_some() || self.is_moving();
+        let paced = (held_back && self.pace > now).then_some(self.pace);
         let refused = self.waiting.as_ref().map(|append| append.asked + self.limits.deadline);
         let due = self.unsynced.due_at(self.limits.sync_interval);
         [paced, refused, due, self.in_flight.deadline(), self.volume.next_trial()]
@@ -366,7 +385,8 @@ impl Writer {
     fn publish_room(&mut self) {
         let layout = &self.volume.layout;
         let open = self.open.as_ref().map_or(0, |open| layout.segment_bytes - open.end);
-        let free = u64::from(self.allocator.free()) * u64::from(layout.room_bytes());
+        let free = self.allocator.free().saturating_sub(self.reserve());
+        let free = u64::from(free) * u64::from(layout.room_bytes());
         self.volume.room_bytes.store(free + u64::from(open), Relaxed);
         self.volume.free_segments.store(u64::from(self.allocator.free()), Relaxed);
     }
