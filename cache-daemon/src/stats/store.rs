@@ -26,6 +26,16 @@ crate::figures! {
         out_of_space: Counter, "errors", "Writes that failed with ENOSPC though the space was reserved.";
         relocated_bytes: Counter, "bytes", "Bytes copied to free segments that were mostly dead.";
 
+        files: Gauge, "files", "Backing files: objects of --file-from bytes and more.";
+        files_created: Counter, "files", "Backing files made.";
+        files_completed: Counter, "files", "Backing files whose last missing chunk was written.";
+        recovered_files: Counter, "files", "Backing files found when the store was opened.";
+        revoked_files: Counter, "files", "Backing files removed because damage was found in them.";
+        poisoned_files: Counter, "files", "Backing files removed because a sync of them failed.";
+        unsynced_file_bytes: Gauge, "bytes", "Bytes in backing files that no sync has covered yet.";
+        verified_file_bytes: Counter, "bytes", "Bytes of backing files of earlier runs that were read to verify them.";
+        lent_segments: Gauge, "segments", "Segments that have given up their space to backing files.";
+
         device_reads: Counter, "operations", "Reads of devices.";
         device_read_bytes: Counter, "bytes", "Bytes read from devices.";
         device_writes: Counter, "operations", "Writes to devices.";

@@ -16,6 +16,7 @@ use super::allocator::Allocator;
 use super::checkpoint::{self, Checkpoint};
 use super::config::StoreConfig;
 use super::error::StoreError;
+use super::files::{self, Files, Inspection, Opened};
 use super::layout::{LEAD_BYTES, Layout, PAGE_BYTES};
 use super::medium::{Medium, Place};
 use super::reader::{self, Reader};
@@ -75,6 +76,8 @@ pub struct VolumeReport {
 struct Candidate {
     medium: Medium,
     found: Option<Superblock>,
+    /// Backing files of large objects.
+    files: Inspection,
 }
 
 /// A volume whose content is known.
@@ -129,10 +132,13 @@ pub(super) fn open(
 
     let mut handles = Vec::new();
     let mut reports = Vec::new();
+    let mut opened = Vec::new();
     for (((candidate, (block, allowed)), volume), walked) in
         candidates.into_iter().zip(superblocks).zip(volumes).zip(scans)
     {
-        let recovered = settle(&candidate.medium, &block, &volume, allowed, &walked)?;
+        let mut candidate = candidate;
+        let (recovered, lent) = settle(&mut candidate, &block, &volume, allowed, &walked)?;
+        opened.push(Opened { inspection: candidate.files, lent });
         let formatted = candidate.found.is_none();
         let (handle, report) = start(&config, candidate.medium, block, volume, recovered, formatted)?;
         handles.push(handle);
@@ -145,8 +151,10 @@ pub(super) fn open(
         from_checkpoint: checkpoint.is_some(),
         recovery,
     };
+    let files = Files::start(&config, &handles, opened, &figures)?;
     let shared = Shared {
         uuid,
+        files,
         volumes: handles,
         residents,
         figures,
@@ -176,7 +184,13 @@ impl Candidate {
             // An older format that nobody reads any more is a cache that has been forgotten.
             Found::Version(_) | Found::Nothing => None,
         };
-        Ok(Self { medium, found })
+        let of = found.map(|found: Superblock| (found.store, found.volume));
+        let files = match medium.is_device() {
+            true => Inspection::default(),
+            false => files::inspect(place.path(), of)
+                .map_err(|error| StoreError::io(place, "look at its files", error))?,
+        };
+        Ok(Self { medium, found, files })
     }
 
     /// What this place has and could have, in segments of `segment_bytes`.
@@ -188,7 +202,10 @@ impl Candidate {
             }
             None => 0,
         };
-        let max = Layout::segments_in(self.medium.room_bytes()?, segment_bytes);
+        let in_files =
+            u32::try_from(self.files.bytes().div_ceil(u64::from(segment_bytes))).unwrap_or(u32::MAX);
+        let in_use = in_use.saturating_add(in_files);
+        let max = Layout::segments_in(self.medium.room_bytes()? + self.files.bytes(), segment_bytes);
         Ok(Room { now: in_use, max: max.min(SegmentId::NUMBERS) })
     }
 
@@ -196,12 +213,14 @@ impl Candidate {
     fn prepare(&self, superblock: &Superblock) -> Result<(), StoreError> {
         let place = self.medium.place();
         // What a lowered limit does not allow is given back when it is known what is in it.
-        let grows = self.found.is_none_or(|found| found.layout.segments < superblock.layout.segments);
-        if grows && let Err(error) = self.medium.reserve(&superblock.layout, &|_| false) {
-            if self.found.is_none() {
-                self.medium.give_back();
+        match self.found {
+            Some(found) => self.medium.extend(&superblock.layout, found.layout.segments)?,
+            None => {
+                if let Err(error) = self.medium.reserve(&superblock.layout, &|_| false) {
+                    self.medium.give_back();
+                    return Err(error);
+                }
             }
-            return Err(error);
         }
         superblock
             .write(self.medium.file())
@@ -330,15 +349,19 @@ fn scan_all(
     })
 }
 
-/// Decides what becomes of each segment: free, sealed, appended to, or given up.
+/// Decides what becomes of each segment: free, sealed, appended to, given up, or lent to backing files.
 fn settle(
-    medium: &Medium,
+    candidate: &mut Candidate,
     superblock: &Superblock,
     volume: &Volume,
     allowed: u32,
     walked: &[Walked],
-) -> Result<Recovered, StoreError> {
+) -> Result<(Recovered, Vec<u32>), StoreError> {
     let segments = &volume.segments;
+    let segment_bytes = superblock.layout.segment_bytes;
+    let lent = candidate.files.fit(allowed, segment_bytes, segments.live_bytes_total());
+    let allowed = allowed - lent;
+    let medium = &candidate.medium;
     let count = superblock.layout.segments;
     let mut by_content: Vec<u32> = (0..count).collect();
     // Those with the least in them go first: empty ones, if there are enough.
@@ -354,11 +377,14 @@ fn settle(
         }
         segments.retire(*segment);
     }
-    if !withheld.is_empty() {
+    // Some may have no blocks: they were withheld or lent before.
+    let kept_bytes = superblock.layout.volume_bytes() - withheld.len() as u64 * u64::from(segment_bytes);
+    if !withheld.is_empty() || medium.used_bytes(&superblock.layout)? < kept_bytes {
         medium.reserve(&superblock.layout, &|segment| withheld.contains(&segment))?;
     }
     let kept = (0..count).filter(|segment| !withheld.contains(segment));
-    Ok(Recovered { given_up, ..sort_segments(volume, superblock, kept, walked) })
+    let recovered = Recovered { given_up, ..sort_segments(volume, superblock, kept, walked) };
+    Ok((recovered, withheld.into_iter().take(lent as usize).collect()))
 }
 
 /// The allocator for the segments `kept`, and where appending goes on.
