@@ -24,6 +24,7 @@ crate::figures! {
         forgotten_extents: Counter, "extents", "Extents forgotten by command.";
         poisoned_segments: Counter, "segments", "Segments dropped because a write or a sync failed.";
         out_of_space: Counter, "errors", "Writes that failed with ENOSPC though the space was reserved.";
+        scrubbed_bytes: Counter, "bytes", "Bytes of data that scrubs have read and found whole.";
         relocated_bytes: Counter, "bytes", "Bytes copied to free segments that were mostly dead.";
 
         files: Gauge, "files", "Backing files: objects of --file-from bytes and more.";
@@ -33,7 +34,6 @@ crate::figures! {
         revoked_files: Counter, "files", "Backing files removed because damage was found in them.";
         poisoned_files: Counter, "files", "Backing files removed because a sync of them failed.";
         unsynced_file_bytes: Gauge, "bytes", "Bytes in backing files that no sync has covered yet.";
-        verified_file_bytes: Counter, "bytes", "Bytes of backing files of earlier runs that were read to verify them.";
         lent_segments: Gauge, "segments", "Segments that have given up their space to backing files.";
 
         device_reads: Counter, "operations", "Reads of devices.";
@@ -50,6 +50,9 @@ crate::figures! {
         reads_queued: Gauge, "reads", "Reads that wait for a reader thread.";
         appends_queued: Gauge, "extents", "Appends that wait for a writer thread.";
 
+        limit_bytes: Gauge, "bytes", "The limit on everything of the store on disk.";
+        segments_free: Gauge, "segments", "Segments that nothing is in.";
+        segments_sealed: Gauge, "segments", "Segments that are full, of extents that are wanted at least in part.";
         volumes_out: Gauge, "volumes", "Volumes out of use because their error budget is spent.";
         volume_outages: Counter, "events", "Times that a volume went out of use.";
         segments_reclaimed: Counter, "segments", "Dead segments that were used again.";

@@ -110,6 +110,11 @@ fn read(state_dir: &Path) -> Result<(Scope, Extents), CheckpointError> {
     Ok((decoder.scope().clone(), extents))
 }
 
+/// Whether there is a checkpoint: whether this is not the first start.
+pub(super) fn exists(state_dir: &Path) -> bool {
+    path(state_dir).exists()
+}
+
 /// Bytes that checkpoints take on disk.
 pub(super) fn used_bytes(state_dir: &Path) -> u64 {
     let metadata = std::fs::metadata(path(state_dir));

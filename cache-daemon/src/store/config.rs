@@ -46,6 +46,8 @@ pub struct StoreConfig {
     pub read_deadline: Duration,
     /// Reads and appends that wait in front of a thread.
     pub queue: usize,
+    /// Bytes of data in appends that wait in front of the writer of a volume: memory.
+    pub queue_bytes: u64,
     /// How the writer works.
     pub writer: WriterLimits,
     /// Objects of so many bytes and more get a backing file of their own, where the place is a directory.
@@ -75,6 +77,7 @@ impl StoreConfig {
             read_depth: 16,
             read_deadline: Duration::from_secs(3),
             queue: 1024,
+            queue_bytes: 64 << 20,
             writer: WriterLimits::default(),
             file_from: FILE_FROM_DEFAULT,
             verify_bytes_per_s: VERIFY_BYTES_PER_S_DEFAULT,
@@ -99,10 +102,17 @@ impl StoreConfig {
         Ok(())
     }
 
-    /// Bytes that the two checkpoints (the old and the one being written) may take together: 1/256 of the
-    /// limit. At 40 bytes an extent that is enough if extents have 20 KiB on the average.
+    /// Bytes that the two checkpoints (the old and the one being written) may take together: 1/128 of the
+    /// limit. At 37 bytes an extent that is enough if extents take 9.5 KiB on the average; a store of
+    /// smaller ones has no checkpoint, and reads headers when it is opened.
     pub fn checkpoint_bytes(&self) -> u64 {
-        (self.limit_bytes / 256).max(256 << 10)
+        (self.limit_bytes / 128).max(256 << 10)
+    }
+
+    /// The limit that leaves `volumes_bytes` for volumes.
+    pub(super) fn limit_for(&self, volumes_bytes: u64) -> u64 {
+        let others = volumes_bytes + self.reserved_bytes;
+        (others + others / 127 + 1).max(others + (256 << 10))
     }
 
     /// Bytes of the limit that are left for volumes.

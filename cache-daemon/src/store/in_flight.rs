@@ -85,6 +85,11 @@ impl<T> InFlight<T> {
         self.deadlines.front().map(|(deadline, _)| *deadline)
     }
 
+    /// Whether the engine holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
     /// Operations that the engine holds, waited for or not.
     pub fn len(&self) -> usize {
         self.operations.len()

@@ -25,7 +25,7 @@ pub const FILE_NAME: &str = "segments";
 
 /// A ring lets go of its files some time after its process has ended (`io_ring_exit_work`, Linux
 /// `io_uring/io_uring.c`): a daemon that is started right after another must wait for that.
-const RELEASE_WAIT: Duration = Duration::from_secs(5);
+const RELEASE_WAIT: Duration = Duration::from_secs(2);
 
 /// Where a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,14 +66,15 @@ enum Kind {
 }
 
 impl Medium {
-    /// Opens `place` for this daemon alone. Nothing is written, but that a directory and its file are made.
+    /// Opens `place` for this daemon alone. Nothing is written, but the file is made; and the directory, if
+    /// that is asked for.
     ///
     /// A device with foreign content is refused, unless it is to be formatted.
-    pub fn open(place: &Place, format: bool) -> Result<Self, StoreError> {
+    pub fn open(place: &Place, format: bool, create: bool) -> Result<Self, StoreError> {
         let started = Instant::now();
         loop {
             let opened = match place {
-                Place::Directory(path) => Self::open_directory(place, path),
+                Place::Directory(path) => Self::open_directory(place, path, create),
                 Place::Device(path) => Self::open_device(place, path, format),
             };
             match opened {
@@ -109,12 +110,15 @@ impl Medium {
         Err(StoreError::Foreign { place: place.to_string(), found })
     }
 
-    fn open_directory(place: &Place, path: &Path) -> Result<Self, StoreError> {
-        match DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(StoreError::io(place, "create it", error));
-            }
-            _ => {}
+    fn open_directory(place: &Place, path: &Path, create: bool) -> Result<Self, StoreError> {
+        if create
+            && let Err(error) = DirBuilder::new().mode(0o700).create(path)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(StoreError::io(place, "create it", error));
+        }
+        if !path.is_dir() {
+            return Err(ClaimError::Missing(path.to_owned()).into());
         }
         let path = path.join(FILE_NAME);
         let mut options = OpenOptions::new();

@@ -9,7 +9,7 @@
 //!
 //! From the bottom: [`layout`] and [`record`] (bytes on disk), [`superblock`], [`medium`] (files and
 //! devices), [`segments`] and [`residents`] (what is where, and pinned), [`allocator`], [`in_flight`],
-//! [`health`], [`writer`], [`reader`], [`recovery`], [`open`].
+//! [`health`], [`writer`], [`reader`], [`recovery`], `open.rs` and what it calls.
 //!
 //! Invariants
 //! - A cache may always forget: every fault here is a miss or a rejected append, and a counter.
@@ -24,18 +24,24 @@ mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod files;
+#[cfg(test)]
+mod gate_model;
 pub mod health;
 pub mod in_flight;
 pub mod layout;
 pub mod medium;
 mod open;
+mod plan;
 pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod residents;
+pub mod scrub;
 pub mod segments;
+mod settle;
 mod share;
 pub mod superblock;
+mod threads;
 pub mod usage;
 pub mod volume;
 pub mod writer;
@@ -63,9 +69,11 @@ pub use self::layout::{DATA_BYTES_MAX, PAGE_BYTES};
 use self::medium::Medium;
 pub use self::medium::Place;
 pub use self::open::{OpenReport, VolumeReport};
+use self::reader::Purpose;
 pub use self::reader::{Miss, ReadDone};
 pub use self::record::StoreUuid;
 use self::residents::Residents;
+pub use self::scrub::Scrubbed;
 pub use self::usage::{Usage, VolumeUsage};
 use self::volume::Volume;
 use self::writer::Covered;
@@ -102,6 +110,7 @@ struct Shared {
     clock: Clock,
     limit_bytes: u64,
     checkpoint_bytes: u64,
+    queue_bytes: u64,
     state_dir: PathBuf,
     /// Counts checkpoints, and is locked while one is made.
     checkpoints: Mutex<u64>,
@@ -141,7 +150,7 @@ impl Store {
     /// Reads `range` of the extent's data. `done` is called once: on a reader thread with the bytes, which
     /// are gone when it returns, or, on any thread, with the reason why there are none.
     pub fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadDone) {
-        self.shared.read(key, range, ReadAnswer::to(done));
+        self.shared.read(key, range, ReadAnswer::to(done), Purpose::Demand);
     }
 
     /// Stores a chunk of an object of `object_bytes`: as an extent, or in the file of the object if that is
@@ -177,7 +186,7 @@ impl Store {
         forgotten
     }
 
-    /// Calls `f` with each extent and the length of its data: for scrubbing, which reads them all.
+    /// Calls `f` with each extent and the length of its data. No lock is held: `f` may call anything here.
     pub fn for_each_extent(&self, f: &mut dyn FnMut(&ExtentKey, u32)) {
         self.shared.residents.index().for_each(&mut |key, addr: ExtentAddr| f(key, addr.len));
         self.shared.files.for_each(f);
@@ -234,16 +243,18 @@ impl Keeper {
 }
 
 impl Shared {
-    fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadAnswer) {
-        self.figures.reads.increment();
+    fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadAnswer, purpose: Purpose) {
+        if purpose == Purpose::Demand {
+            self.figures.reads.increment();
+        }
         let miss = |done: ReadAnswer, miss| {
-            reader::count_miss(&self.figures, miss);
+            reader::count_miss(&self.figures, purpose, miss);
             done.give(Err(miss));
         };
         let Some((addr, pin)) = self.residents.pin(&key) else {
             return match self.closed.load(Relaxed) {
                 true => miss(done, Miss::Failed),
-                false => self.files.read(key, range, done),
+                false => self.files.read(key, range, done, purpose),
             };
         };
         if range.is_empty() || range.end > addr.len {
@@ -253,7 +264,7 @@ impl Shared {
         if self.closed.load(Relaxed) || !handle.volume.is_in() {
             return miss(done, Miss::Failed);
         }
-        let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done };
+        let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done, purpose };
         if let Err(refused) = handle.ask(request) {
             let (request, why) = match refused {
                 TrySendError::Full(request) => (request, Miss::Busy),
@@ -288,12 +299,18 @@ impl Shared {
         let Some(handle) = volumes.max_by_key(|handle| handle.room_bytes()) else {
             return reject(done, Rejection::Failed);
         };
+        let bytes = data.len() as u64;
+        if handle.volume.queued_bytes.fetch_add(bytes, Relaxed) + bytes > self.queue_bytes {
+            handle.volume.queued_bytes.fetch_sub(bytes, Relaxed);
+            return reject(done, Rejection::Busy);
+        }
         let append = writer::Append { key, data, asked: (self.clock)(), done };
         self.figures.appends_queued.add(1);
         match handle.writer.try_send(writer::Request::Append(append)) {
             Ok(()) => handle.writer_waker.wake(),
             Err(refused) => {
                 self.figures.appends_queued.sub(1);
+                handle.volume.queued_bytes.fetch_sub(bytes, Relaxed);
                 let why = if refused.is_full() { Rejection::Busy } else { Rejection::Closed };
                 if let writer::Request::Append(append) = refused.into_inner() {
                     reject(append.done, why);
@@ -383,7 +400,6 @@ impl Handle {
     }
 
     /// Hands a read to the next reader thread, or to any that has room in its queue.
-    #[expect(clippy::result_large_err, reason = "the request goes back to whoever asked")]
     fn ask(&self, request: reader::Request) -> Result<(), TrySendError<reader::Request>> {
         self.volume.figures.reads_queued.add(1);
         let first = self.next_reader.fetch_add(1, Relaxed);

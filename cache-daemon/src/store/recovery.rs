@@ -28,6 +28,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// A page is read again so often if the device gives only a part of it.
 const RETRIES: u32 = 3;
 
+/// Is given segment, offset and content of a page; says which offset of that segment to read next.
+type Visit<'a> = dyn FnMut(u32, u32, &[u8]) -> Option<u32> + 'a;
+
 /// Reads headers of one volume.
 pub struct Scan<'a> {
     volume: &'a Volume,
@@ -70,7 +73,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Puts everything that the volume holds into the index; how far each of its segments goes.
-    pub fn recover(&mut self, checkpoint: Option<&Checkpoint>) -> io::Result<Vec<Walked>> {
+    pub(super) fn recover(&mut self, checkpoint: Option<&Checkpoint>) -> io::Result<Vec<Walked>> {
         let volume = self.volume;
         let generations = self.generations()?;
         let mut walks = Vec::new();
@@ -177,11 +180,7 @@ impl<'a> Scan<'a> {
     /// Reads the page at each (segment, offset) of `next`; `visit` says which offset of that segment to read then.
     ///
     /// A page that the device cannot read is not visited: what it would have said is lost.
-    fn pages(
-        &mut self,
-        mut next: VecDeque<(u32, u32)>,
-        visit: &mut dyn FnMut(u32, u32, &[u8]) -> Option<u32>,
-    ) -> io::Result<()> {
+    fn pages(&mut self, mut next: VecDeque<(u32, u32)>, visit: &mut Visit<'_>) -> io::Result<()> {
         let mut in_flight: HashMap<Token, (u32, u32, u32)> = HashMap::new();
         let mut retried = VecDeque::new();
         let mut tokens = 0;

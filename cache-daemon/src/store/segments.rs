@@ -5,14 +5,22 @@
 //! is the writer's business (`allocator.rs`); here are the facts that decide, as atomics.
 //!
 //! Invariants
-//! - A reader pins first and compares the generation then; reclaim retires the generation first and
-//!   looks for pins then. With all four sequentially consistent one of them sees the other, so a
-//!   pinned segment is never used again.
+//! - A pinned segment is never used again: `gate.rs`.
 //! - A segment begins anew only without live extents: each is released once, by whoever took it out of
 //!   the index, before the segment's memory of it is gone.
 
+#[path = "gate.rs"]
+mod gate;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use self::gate::Gate;
+
+/// The atomics of `gate.rs`.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU32, Ordering, fence};
+}
 
 /// The segments of one volume.
 #[derive(Debug)]
@@ -22,13 +30,11 @@ pub struct Segments {
     emptied: AtomicU32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// 0 while nothing in it may be read.
-    generation: AtomicU32,
+    gate: Gate,
     /// The last one that began: what its header on disk says, unless a crash or an error lost that.
     last_generation: AtomicU32,
-    pins: AtomicU32,
     live_extents: AtomicU32,
     live_bytes: AtomicU64,
 }
@@ -43,7 +49,7 @@ pub struct Pin {
 impl Segments {
     /// `count` segments, none of them in use.
     pub fn new(count: u32) -> Arc<Self> {
-        let states = (0..count).map(|_| State::default()).collect();
+        let states = (0..count).map(|_| State::new()).collect();
         Arc::new(Self { states, emptied: AtomicU32::new(0) })
     }
 
@@ -54,15 +60,13 @@ impl Segments {
 
     /// Pins `segment` if it is in incarnation `generation`.
     pub fn pin(self: &Arc<Self>, segment: u32, generation: u32) -> Option<Pin> {
-        let state = self.state(segment);
-        state.pins.fetch_add(1, SeqCst);
-        let pin = Pin { segments: self.clone(), segment };
-        (state.generation.load(SeqCst) == generation).then_some(pin)
+        let entered = self.state(segment).gate.enter(generation);
+        entered.then(|| Pin { segments: self.clone(), segment })
     }
 
     /// The incarnation of `segment`; 0 if it is not in use.
     pub fn generation(&self, segment: u32) -> u32 {
-        self.state(segment).generation.load(SeqCst)
+        self.state(segment).gate.generation()
     }
 
     /// The last incarnation of `segment` that began; 0 if none is known.
@@ -74,17 +78,17 @@ impl Segments {
     pub fn begin(&self, segment: u32, generation: u32) {
         assert!(generation > 0 && self.is_dead(segment) && !self.is_pinned(segment));
         self.state(segment).last_generation.store(generation, SeqCst);
-        self.state(segment).generation.store(generation, SeqCst);
+        self.state(segment).gate.open(generation);
     }
 
     /// Ends the incarnation of `segment`: nobody can pin it any more.
     pub fn retire(&self, segment: u32) {
-        self.state(segment).generation.store(0, SeqCst);
+        self.state(segment).gate.close();
     }
 
     /// Whether somebody reads from `segment`, or a write to it is out.
     pub fn is_pinned(&self, segment: u32) -> bool {
-        self.state(segment).pins.load(SeqCst) > 0
+        !self.state(segment).gate.is_empty()
     }
 
     /// Whether no extent of `segment` is wanted.
@@ -138,9 +142,20 @@ impl Segments {
     }
 }
 
+impl State {
+    fn new() -> Self {
+        Self {
+            gate: Gate::new(),
+            last_generation: AtomicU32::new(0),
+            live_extents: AtomicU32::new(0),
+            live_bytes: AtomicU64::new(0),
+        }
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.segments.state(self.segment).pins.fetch_sub(1, SeqCst);
+        self.segments.state(self.segment).gate.leave();
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Volume {
     pub room_bytes: AtomicU64,
     /// Free segments; kept by the writer.
     pub free_segments: AtomicU64,
+    /// Bytes of data in appends that wait for the writer.
+    pub queued_bytes: AtomicU64,
     /// Device reads in flight: fills hold back while there are some.
     pub reads_in_flight: AtomicUsize,
     health: Mutex<Health>,
@@ -63,6 +65,7 @@ impl Volume {
             name,
             room_bytes: AtomicU64::new(0),
             free_segments: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
             reads_in_flight: AtomicUsize::new(0),
             health: Mutex::new(Health::new(budget, now)),
             is_in: AtomicBool::new(true),

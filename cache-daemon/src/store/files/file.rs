@@ -79,7 +79,13 @@ impl BackingFile {
         known.then(|| self.identity.chunk_bytes(chunk))
     }
 
-    /// Chunks that are there.
+    /// The chunks that are there, and their lengths.
+    pub fn chunks_there(&self) -> Vec<(u32, u32)> {
+        let chunks = 0..self.identity.chunks();
+        chunks.filter_map(|chunk| Some((chunk, self.contains(chunk)?))).collect()
+    }
+
+    /// How many chunks are there.
     pub fn chunks(&self) -> u32 {
         self.there.count.load(Relaxed)
     }

@@ -63,6 +63,11 @@ impl Inventory {
         self.files.read().values().cloned().collect()
     }
 
+    /// The objects that have one.
+    pub fn objects(&self) -> Vec<Fingerprint> {
+        self.files.read().keys().copied().collect()
+    }
+
     /// A complete file has chunks that were not verified.
     pub fn ask_to_verify(&self) {
         self.unverified.store(true, Release);

@@ -46,7 +46,7 @@ use self::file::BackingFile;
 use self::filler::Filler;
 use self::inventory::Inventory;
 use self::lender::Lender;
-use self::queue::{Append, Queue};
+use self::queue::{Append, Queue, QueueMax};
 use self::reader::Reader;
 use self::shelf::Shelf;
 pub(super) use self::shelf::{Inspection, inspect};
@@ -55,7 +55,7 @@ use self::verifier::Verifier;
 use self::volume_files::VolumeFiles;
 use super::answer::{AppendAnswer, ReadAnswer};
 use super::config::Clock;
-use super::reader::count_miss;
+use super::reader::{Purpose, count_miss};
 use super::writer::SyncFailed;
 use super::{Appended, Handle, Miss, Rejection, StoreConfig, StoreError};
 use crate::io::{BufferPool, EngineOptions, engine};
@@ -79,7 +79,7 @@ pub(super) struct Files {
     inventory: Arc<Inventory>,
     volumes: Vec<Arc<VolumeFiles>>,
     file_from: u64,
-    queue_max: usize,
+    queue_max: QueueMax,
     figures: Arc<StoreFigures>,
     clock: Clock,
     /// Ends the verifier and the watch.
@@ -145,7 +145,7 @@ impl Files {
                 .map(|(handle, opened)| volume_files(config, handle, opened, inventory.clone()))
                 .collect(),
             file_from: config.file_from,
-            queue_max: config.queue,
+            queue_max: QueueMax { jobs: config.queue, bytes: config.queue_bytes / FILLERS as u64 },
             figures: figures.clone(),
             clock: config.clock.clone(),
             stop: Mutex::new(Some(stop)),
@@ -158,7 +158,9 @@ impl Files {
         inventory.ask_to_verify();
         let started = files.start_threads(config, &stopped);
         if let Err(error) = started {
-            files.close_fillers(Duration::ZERO);
+            handles.iter().for_each(|handle| handle.volume.close());
+            files.close_fillers(Duration::from_secs(1));
+            files.close_readers();
             let place = handles.first().map_or_else(String::new, |handle| handle.volume.name.clone());
             return Err(StoreError::Io { place, what: "start threads for", source: error });
         }
@@ -253,9 +255,9 @@ impl Files {
     }
 
     /// Reads `range` of a chunk, if it is in a file.
-    pub fn read(&self, key: ExtentKey, range: Range<u32>, answer: ReadAnswer) {
+    pub fn read(&self, key: ExtentKey, range: Range<u32>, answer: ReadAnswer, purpose: Purpose) {
         let miss = |answer: ReadAnswer, miss| {
-            count_miss(&self.figures, miss);
+            count_miss(&self.figures, purpose, miss);
             answer.give(Err(miss));
         };
         let Some(file) = self.inventory.get(&key.object) else { return miss(answer, Miss::Absent) };
@@ -267,7 +269,7 @@ impl Files {
             return miss(answer, Miss::Failed);
         }
         let asked = (self.clock)();
-        let request = reader::Request { file, chunk: key.chunk, range, asked, is_scrub: false, done: answer };
+        let request = reader::Request { file, chunk: key.chunk, range, asked, purpose, done: answer };
         match volume.read(request) {
             Ok(()) => {}
             Err(TrySendError::Full(request)) => miss(request.done, Miss::Busy),
@@ -283,20 +285,16 @@ impl Files {
 
     /// Forgets the files of objects that `keep` says no to; how many chunks that were.
     pub fn retain(&self, keep: &dyn Fn(&Fingerprint) -> bool) -> usize {
-        let files = self.inventory.all();
-        let unwanted = files.iter().map(|file| &file.identity().object).filter(|object| !keep(object));
-        unwanted.map(|object| self.forget(object)).sum()
+        let objects = self.inventory.objects();
+        objects.iter().filter(|object| !keep(object)).map(|object| self.forget(object)).sum()
     }
 
     /// Calls `f` with each chunk that is in a file, and its length.
     pub fn for_each(&self, f: &mut dyn FnMut(&ExtentKey, u32)) {
-        for file in self.inventory.all() {
-            let object = file.identity().object;
-            for chunk in 0..file.identity().chunks() {
-                if let Some(len) = file.contains(chunk) {
-                    f(&ExtentKey { object, chunk }, len);
-                }
-            }
+        for object in self.inventory.objects() {
+            // `f` may take its time, and the space of a file is counted as long as somebody has it.
+            let there = self.inventory.get(&object).map_or_else(Vec::new, |file| file.chunks_there());
+            there.iter().for_each(|(chunk, len)| f(&ExtentKey { object, chunk: *chunk }, *len));
         }
     }
 

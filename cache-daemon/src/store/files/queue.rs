@@ -31,6 +31,15 @@ pub struct Append {
     pub asked: Instant,
 }
 
+/// What may wait in a queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueMax {
+    /// Jobs.
+    pub jobs: usize,
+    /// Bytes of data in them: memory.
+    pub bytes: u64,
+}
+
 /// What is to be done next.
 pub enum Next {
     /// Remove files that do not count any more.
@@ -55,6 +64,8 @@ pub struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Of data in them.
+    bytes: u64,
     current: Option<(Instant, AppendAnswer)>,
     gone: Vec<Arc<BackingFile>>,
     is_closed: bool,
@@ -66,15 +77,17 @@ enum Job {
 }
 
 impl Queue {
-    /// Asks for a chunk to be stored, unless `capacity` jobs wait.
+    /// Asks for a chunk to be stored, unless as much as `most` waits.
     ///
     /// # Errors
     /// Gives the answer back if it is full.
-    pub fn append(&self, append: Append, answer: AppendAnswer, capacity: usize) -> Result<(), AppendAnswer> {
+    pub fn append(&self, append: Append, answer: AppendAnswer, most: QueueMax) -> Result<(), AppendAnswer> {
         let mut state = self.state.lock();
-        if state.jobs.len() >= capacity {
+        let bytes = state.bytes + append.data.len() as u64;
+        if state.jobs.len() >= most.jobs || bytes > most.bytes {
             return Err(answer);
         }
+        state.bytes = bytes;
         state.jobs.push_back(Job::Append(append, answer));
         self.changed.notify_one();
         Ok(())
@@ -110,6 +123,7 @@ impl Queue {
         }
         match state.jobs.pop_front() {
             Some(Job::Append(append, answer)) => {
+                state.bytes -= append.data.len() as u64;
                 state.current = Some((append.asked, answer));
                 Next::Append(append)
             }
@@ -135,7 +149,10 @@ impl Queue {
         let jobs = std::mem::take(&mut state.jobs);
         for job in jobs {
             match job {
-                Job::Append(append, answer) if is_late(&append.asked) => late.push(answer),
+                Job::Append(append, answer) if is_late(&append.asked) => {
+                    state.bytes -= append.data.len() as u64;
+                    late.push(answer);
+                }
                 job => state.jobs.push_back(job),
             }
         }
@@ -161,12 +178,13 @@ mod tests {
     #[test]
     fn what_is_owed_too_long_can_be_answered_while_the_filler_is_stuck() {
         let (queue, start) = (Queue::default(), Instant::now());
+        let most = QueueMax { jobs: 9, bytes: 2 };
         let (first, answer, told_first) = append(start);
-        assert!(queue.append(first, answer, 2).is_ok());
+        assert!(queue.append(first, answer, most).is_ok());
         let (second, answer, told_second) = append(start + Duration::from_secs(5));
-        assert!(queue.append(second, answer, 2).is_ok());
+        assert!(queue.append(second, answer, most).is_ok());
         let (third, answer, _told) = append(start);
-        assert!(queue.append(third, answer, 2).is_err(), "the queue is bounded");
+        assert!(queue.append(third, answer, most).is_err(), "the queue is bounded");
         assert!(matches!(queue.next(Duration::ZERO), Next::Append(_)));
         let deadline = Duration::from_secs(10);
         assert!(queue.overdue(start + Duration::from_secs(9), deadline).0.is_empty());

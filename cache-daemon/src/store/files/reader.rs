@@ -23,7 +23,7 @@ use crate::store::answer::ReadAnswer;
 use crate::store::config::Clock;
 use crate::store::in_flight::{Ended, InFlight};
 use crate::store::layout::PAGE_BYTES;
-use crate::store::reader::{Miss, count_miss};
+use crate::store::reader::{Miss, Purpose, count_miss};
 use crate::store::record::BLOCK_BYTES;
 
 /// A read is made again so many times if the device gives less than was asked for, or is interrupted.
@@ -39,8 +39,8 @@ pub struct Request {
     pub range: Range<u32>,
     /// When it was asked for.
     pub asked: Instant,
-    /// Whether only the check is wanted: not counted as a hit.
-    pub is_scrub: bool,
+    /// Who reads: reads that nobody waits for are not hits or misses.
+    pub purpose: Purpose,
     /// Is given the answer.
     pub done: ReadAnswer,
 }
@@ -95,7 +95,7 @@ impl Reader {
     /// Works until the volume is closed.
     pub fn run(mut self, clock: &Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.engine);
         }
@@ -121,7 +121,7 @@ impl Reader {
         while let Some((_, active)) = self.in_flight.expire(now) {
             self.count_end();
             self.volume.volume.device_failed("a read of a file", &io::ErrorKind::TimedOut.into(), now);
-            self.answer_miss(active.request.done, Miss::Failed);
+            self.answer_miss(active.request, Miss::Failed);
         }
         true
     }
@@ -143,9 +143,9 @@ impl Reader {
             // Nothing waits for a silent device longer than a read may take.
             let late = now.saturating_duration_since(request.asked) >= self.deadline;
             if late || !self.volume.volume.is_in() {
-                self.answer_miss(request.done, Miss::Failed);
+                self.answer_miss(request, Miss::Failed);
             } else if request.file.is_gone() {
-                self.answer_miss(request.done, Miss::Absent);
+                self.answer_miss(request, Miss::Absent);
             } else if self.in_flight.len() >= self.engine.depth() {
                 self.waiting = Some(request);
                 return true;
@@ -164,11 +164,11 @@ impl Reader {
             Ok(slot) => slot,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.volume.revoke(&file, "it is not there any more");
-                return self.answer_miss(active.request.done, Miss::Corrupt);
+                return self.answer_miss(active.request, Miss::Corrupt);
             }
             Err(error) => {
                 self.volume.volume.device_failed("opening a file", &error, now);
-                return self.answer_miss(active.request.done, Miss::Failed);
+                return self.answer_miss(active.request, Miss::Failed);
             }
         };
         let operation = active.operation(buffer);
@@ -193,7 +193,7 @@ impl Reader {
             Ok(bytes) if bytes >= whole => self.answer(active, &buffer[..whole], now),
             Err(error) if !is_passing(&error) => {
                 self.volume.volume.device_failed("a read of a file", &error, now);
-                self.answer_miss(active.request.done, Miss::Failed);
+                self.answer_miss(active.request, Miss::Failed);
             }
             _ if active.retries > 0 => {
                 active.retries -= 1;
@@ -201,11 +201,11 @@ impl Reader {
             }
             Ok(_) => {
                 self.volume.revoke(&file, "it is shorter than its object");
-                self.answer_miss(active.request.done, Miss::Corrupt);
+                self.answer_miss(active.request, Miss::Corrupt);
             }
             Err(error) => {
                 self.volume.volume.device_failed("a read of a file", &error, now);
-                self.answer_miss(active.request.done, Miss::Failed);
+                self.answer_miss(active.request, Miss::Failed);
             }
         }
     }
@@ -213,26 +213,28 @@ impl Reader {
     fn answer(&self, active: Active, blocks: &[u8], now: Instant) {
         let figures = &self.volume.volume.figures;
         figures.device_read_bytes.add(blocks.len() as u64);
-        let Request { file, chunk, range, asked, is_scrub, done } = active.request;
-        let first = (u64::from(chunk) * CHUNK_BYTES) as usize / BLOCK_BYTES
+        let Request { file, chunk, range, asked, .. } = &active.request;
+        let first = (u64::from(*chunk) * CHUNK_BYTES) as usize / BLOCK_BYTES
             + active.blocks.start as usize / BLOCK_BYTES;
         let mut checked = blocks.chunks(BLOCK_BYTES).zip(first..);
         if !checked.all(|(block, number)| crc32c::crc32c(block) == file.checksum(number)) {
-            self.volume.revoke(&file, "a checksum is wrong");
-            return self.answer_miss(done, Miss::Corrupt);
+            self.volume.revoke(file, "a checksum is wrong");
+            return self.answer_miss(active.request, Miss::Corrupt);
         }
-        if active.blocks == (0..file.identity().chunk_bytes(chunk)) {
-            file.seen(chunk);
+        if active.blocks == (0..file.identity().chunk_bytes(*chunk)) {
+            file.seen(*chunk);
         }
-        if is_scrub {
-            figures.verified_file_bytes.add(blocks.len() as u64);
-        } else {
-            figures.hits.increment();
-            figures.hit_bytes.add(range.len() as u64);
-            figures.read_latency.record(now.saturating_duration_since(asked));
+        match active.request.purpose {
+            Purpose::Scrub => figures.scrubbed_bytes.add(range.len() as u64),
+            Purpose::Demand => {
+                figures.hits.increment();
+                figures.hit_bytes.add(range.len() as u64);
+                figures.read_latency.record(now.saturating_duration_since(*asked));
+            }
         }
         let start = (range.start - active.blocks.start) as usize;
-        done.give(Ok(&blocks[start..start + range.len()]));
+        let wanted = &blocks[start..start + range.len()];
+        active.request.done.give(Ok(wanted));
     }
 
     fn count_end(&self) {
@@ -240,9 +242,9 @@ impl Reader {
         self.volume.volume.figures.reads_in_flight.sub(1);
     }
 
-    fn answer_miss(&self, done: ReadAnswer, miss: Miss) {
-        count_miss(&self.volume.volume.figures, miss);
-        done.give(Err(miss));
+    fn answer_miss(&self, request: Request, miss: Miss) {
+        count_miss(&self.volume.volume.figures, request.purpose, miss);
+        request.done.give(Err(miss));
     }
 
     fn wait(&self, now: Instant) -> Duration {

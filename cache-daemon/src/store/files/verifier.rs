@@ -13,7 +13,7 @@ use super::reader::Request;
 use super::volume_files::VolumeFiles;
 use crate::store::answer::ReadAnswer;
 use crate::store::config::Clock;
-use crate::store::reader::Miss;
+use crate::store::reader::{Miss, Purpose};
 
 /// How often it looks whether there is something to verify.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -47,11 +47,14 @@ impl Verifier {
     }
 
     fn verify_all(&self) -> Result<(), Stopped> {
-        for volume in &self.volumes {
-            let files = volume.inventory.all();
-            let here = files.iter().filter(|file| file.identity().volume == volume.volume.number);
-            for file in here.filter(|file| file.is_complete() && !file.is_verified()) {
-                self.verify(volume, file)?;
+        let Some(first) = self.volumes.first() else { return Ok(()) };
+        for object in first.inventory.objects() {
+            // One file at a time: its space is counted as long as it is held here.
+            let Some(file) = first.inventory.get(&object) else { continue };
+            let number = file.identity().volume;
+            let volume = self.volumes.iter().find(|volume| volume.volume.number == number);
+            if let Some(volume) = volume.filter(|_| file.is_complete() && !file.is_verified()) {
+                self.verify(volume, &file)?;
             }
         }
         Ok(())
@@ -83,7 +86,7 @@ impl Verifier {
             chunk,
             range: 0..file.identity().chunk_bytes(chunk),
             asked: (self.clock)(),
-            is_scrub: true,
+            purpose: Purpose::Scrub,
             done: ReadAnswer::to(Box::new(move |read| _ = done.send(read.map(|_| ())))),
         };
         if volume.read(request).is_err() {

@@ -47,6 +47,15 @@ pub enum Miss {
 /// Is given the bytes, on the reader's thread; they are gone when it returns.
 pub type ReadDone = Box<dyn FnOnce(Result<&[u8], Miss>) + Send>;
 
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody who waits for the bytes.
+    Demand,
+    /// The scrubber.
+    Scrub,
+}
+
 /// A read of a part of an extent.
 pub struct Request {
     /// Whose data.
@@ -61,6 +70,8 @@ pub struct Request {
     pub asked: Instant,
     /// Is given the answer.
     pub done: ReadAnswer,
+    /// Who reads: reads that nobody waits for are not hits or misses.
+    pub purpose: Purpose,
 }
 
 /// Where a reader reads.
@@ -112,7 +123,7 @@ impl Reader {
     /// Works until the volume is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }
@@ -160,7 +171,7 @@ impl Reader {
             // Nothing waits for a silent device longer than a read may take.
             let late = now.saturating_duration_since(request.asked) >= self.deadline;
             if late || !self.volume.is_in() {
-                self.answer_miss(request.done, Miss::Failed);
+                self.answer_miss(request, Miss::Failed);
             } else if let Err(request) = self.begin(request, now) {
                 self.waiting = Some(request);
                 return true;
@@ -212,7 +223,7 @@ impl Reader {
             }
             Verdict::Failed(error) => {
                 self.volume.device_failed("a read", &error, now);
-                self.answer_miss(active.into_request().done, Miss::Failed);
+                self.answer_miss(active.into_request(), Miss::Failed);
             }
             Verdict::Complete => self.answer(active, now),
         }
@@ -226,23 +237,29 @@ impl Reader {
         if let Err(damage) = &outcome {
             tracing::debug!(volume = %self.volume.name, %damage, addr = ?request.addr, "extent forgotten");
             self.volume.forget_damaged(&request.key, request.addr);
-            return self.answer_miss(active.into_request().done, Miss::Corrupt);
+            return self.answer_miss(active.into_request(), Miss::Corrupt);
         }
-        figures.hits.increment();
-        figures.hit_bytes.add(u64::from(request.range.end - request.range.start));
-        figures.read_latency.record(now.saturating_duration_since(request.asked));
+        let bytes = u64::from(request.range.end - request.range.start);
+        match request.purpose {
+            Purpose::Scrub => figures.scrubbed_bytes.add(bytes),
+            Purpose::Demand => {
+                figures.hits.increment();
+                figures.hit_bytes.add(bytes);
+                figures.read_latency.record(now.saturating_duration_since(request.asked));
+            }
+        }
         active.give();
     }
 
     fn fail(&mut self, id: u64) {
         if let Some(active) = self.active.remove(&id) {
-            self.answer_miss(active.into_request().done, Miss::Failed);
+            self.answer_miss(active.into_request(), Miss::Failed);
         }
     }
 
-    fn answer_miss(&self, done: ReadAnswer, miss: Miss) {
-        count_miss(&self.volume.figures, miss);
-        done.give(Err(miss));
+    fn answer_miss(&self, request: Request, miss: Miss) {
+        count_miss(&self.volume.figures, request.purpose, miss);
+        request.done.give(Err(miss));
     }
 
     fn wait(&self, now: Instant) -> Duration {
@@ -253,8 +270,9 @@ impl Reader {
 }
 
 /// Counts a read that is not answered with bytes.
-pub fn count_miss(figures: &crate::stats::store::StoreFigures, miss: Miss) {
+pub fn count_miss(figures: &crate::stats::store::StoreFigures, purpose: Purpose, miss: Miss) {
     match miss {
+        _ if purpose == Purpose::Scrub => {}
         Miss::Absent => figures.misses_absent.increment(),
         Miss::Corrupt => figures.misses_corrupt.increment(),
         Miss::Failed => figures.misses_failed.increment(),

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::super::*;
-use super::{data, key};
+use super::{data, key, scratch};
 
 /// A loop device; detached on drop.
 struct Loop {
@@ -15,7 +15,7 @@ struct Loop {
 impl Loop {
     /// None, with the reason printed, where there can be no loop devices.
     fn new(bytes: u64, sector_bytes: u32) -> Option<Self> {
-        let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/..").unwrap();
+        let file = tempfile::NamedTempFile::new_in(scratch()).unwrap();
         file.as_file().set_len(bytes).unwrap();
         let size = sector_bytes.to_string();
         let made = Command::new("losetup")

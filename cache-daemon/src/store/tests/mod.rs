@@ -4,7 +4,11 @@ mod churn;
 mod crash;
 mod damage;
 mod devices;
+mod full_disk;
+mod killed;
+mod measure;
 mod model;
+mod pace;
 mod rig;
 mod silent;
 mod volumes;
@@ -18,6 +22,11 @@ use crate::io::claim::ClaimError;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 
+/// A directory for files: beside the test's program, because /tmp may be a tmpfs, which a store refuses.
+fn scratch() -> PathBuf {
+    std::env::current_exe().unwrap().parent().unwrap().to_owned()
+}
+
 /// Where a store lives; goes away with its files.
 struct Home {
     dir: tempfile::TempDir,
@@ -25,8 +34,7 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
-        // Not /tmp: that may be a tmpfs, which a store refuses.
-        Self { dir: tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/..").unwrap() }
+        Self { dir: tempfile::tempdir_in(scratch()).unwrap() }
     }
 
     fn config(&self, limit_bytes: u64) -> StoreConfig {
@@ -146,7 +154,7 @@ fn a_full_store_admits_nothing_until_something_is_forgotten() {
 fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
     let home = Home::new();
     let mut number = 0;
-    for limit in [6u64 << 20, 12 << 20, 4 << 20, 9 << 20] {
+    for limit in [6u64 << 20, 12 << 20, 4 << 20, 9 << 20, 12 << 20] {
         let store = home.open(limit);
         for round in 0..4u64 {
             for _ in 0..60 {
@@ -161,7 +169,7 @@ fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
         assert!(store.usage().used_bytes <= limit && store.usage().extents > 0);
         store.close();
         let used = home.blocks_bytes();
-        assert!(used <= limit && used > limit / 2, "{used} bytes of {limit} after closing");
+        assert!(used <= limit && used > limit - (2 << 20), "{used} bytes of {limit} after closing");
     }
 }
 

@@ -9,8 +9,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::checkpoint::Checkpoint;
-use super::super::open::sort_segments;
 use super::super::recovery::Scan;
+use super::super::settle::sort_segments;
 use super::super::superblock::{Found, GENERATIONS_AHEAD, Superblock};
 use super::super::*;
 use super::data;
@@ -87,6 +87,16 @@ fn format_again(device: &SimDevice, store: StoreUuid, layout: Layout) {
 impl Rig {
     /// Opens the volume on `device`, like after a start of the daemon.
     pub fn open(device: SimDevice, checkpoint: Option<&Checkpoint>, seed: u64) -> Self {
+        Self::open_with(device, checkpoint, seed, |_| ())
+    }
+
+    /// Opens it with other limits for the writer; its depth is 3 at most.
+    pub fn open_with(
+        device: SimDevice,
+        checkpoint: Option<&Checkpoint>,
+        seed: u64,
+        change: impl FnOnce(&mut WriterLimits),
+    ) -> Self {
         let file = DeviceFile::from(device.clone());
         let Found::Ours(found) = Superblock::load(&file).expect("superblocks can be read") else {
             panic!("no superblock survived")
@@ -118,10 +128,11 @@ impl Rig {
         let recovered = sort_segments(&volume, &superblock, 0..found.layout.segments, &walked);
 
         let (to_writer, requests) = bounded(64);
-        let limits = WriterLimits { depth: 3, ..WriterLimits::default() };
+        let mut limits = WriterLimits { depth: 3, ..WriterLimits::default() };
+        change(&mut limits);
         let pool = BufferPool::new(6, Writer::buffer_bytes(found.layout.segment_bytes)).unwrap();
         let (writer_engine, slot) = engine(&device, 6, seed + 1);
-        let disk = writer::Disk { engine: writer_engine, slot, file, pool };
+        let disk = writer::Disk { engine: writer_engine, slot, pool };
         let state = (superblock, recovered.allocator, recovered.tail);
         let writer = Writer::new(volume.clone(), disk, limits, requests, state, start);
 
@@ -151,7 +162,7 @@ impl Rig {
     }
 
     /// Works until `answer` has something; time passes if nothing else happens.
-    fn wait_for<T>(&mut self, answer: &Receiver<T>) -> T {
+    pub fn wait_for<T>(&mut self, answer: &Receiver<T>) -> T {
         for turn in 0.. {
             if let Ok(answer) = answer.try_recv() {
                 return answer;
@@ -171,6 +182,7 @@ impl Rig {
         let done = AppendAnswer::to(Box::new(move |appended| _ = done.send(appended)));
         let append = writer::Append { key: super::key(key), data: data_of(key), asked: (self.clock)(), done };
         self.figures.appends_queued.add(1);
+        self.volume.queued_bytes.fetch_add(append.data.len() as u64, SeqCst);
         self.to_writer.send(writer::Request::Append(append)).unwrap();
         answer
     }
@@ -222,7 +234,9 @@ impl Rig {
         let done = ReadAnswer::to(Box::new(move |bytes| _ = done.send(bytes.map(<[u8]>::to_vec))));
         self.figures.reads_queued.add(1);
         let asked = (self.clock)();
-        self.to_reader.send(reader::Request { key, addr, range, pin, asked, done }).unwrap();
+        self.to_reader
+            .send(reader::Request { key, addr, range, pin, asked, done, purpose: Purpose::Demand })
+            .unwrap();
         self.wait_for(&answer)
     }
 

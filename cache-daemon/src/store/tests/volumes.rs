@@ -59,6 +59,72 @@ fn appends_spread_over_volumes_and_a_failing_one_leaves_and_returns() {
 }
 
 #[test]
+fn a_place_that_is_missing_is_left_out_unless_it_is_the_first_start() {
+    let homes = [Home::new(), Home::new()];
+    let config = config(&homes, 16 << 20);
+    let missing = homes[1].dir.path().join("missing/deep");
+    let first =
+        StoreConfig { places: vec![config.places[0].clone(), Place::Directory(missing)], ..config.clone() };
+    assert!(matches!(Store::open(first, Arc::default()), Err(StoreError::Io { .. })));
+
+    let store = Store::open(config.clone(), Arc::default()).unwrap().0;
+    (0..40).for_each(|number| _ = store.put(key(number), &data(number, 100_000)));
+    store.close();
+    drop(store);
+    let [home, lost] = &homes;
+    let away = home.dir.path().join("away");
+    std::fs::rename(lost.dir.path(), &away).unwrap();
+    let (store, report) = Store::open(config.clone(), Arc::default()).unwrap();
+    assert_eq!((report.volumes.len(), report.lost.len()), (1, 1));
+    assert!(report.lost[0].contains("does not exist") && !lost.dir.path().exists());
+    let found = (0..40).filter(|number| store.get_all(key(*number)).is_ok()).count();
+    assert!((10..30).contains(&found), "{found}");
+    store.close();
+    drop(store);
+    std::fs::rename(&away, lost.dir.path()).unwrap();
+    let (store, _) = Store::open(config, Arc::default()).unwrap();
+    assert_eq!((0..40).filter(|number| store.get_all(key(*number)).is_ok()).count(), 40);
+}
+
+#[test]
+fn a_scrub_finds_damage_that_nobody_has_read_and_keeps_to_its_rate() {
+    let homes = [Home::new(), Home::new()];
+    let store = Store::open(config(&homes, 16 << 20), Arc::default()).unwrap().0;
+    (0..60).for_each(|number| assert_eq!(store.put(key(number), &data(number, 50_000)), Appended::Stored));
+    store.sync().unwrap();
+    let path = homes[0].dir.path().join(medium::FILE_NAME);
+    let mut content = std::fs::read(&path).unwrap();
+    let needle = &data(7, 50_000)[20_000..20_032];
+    let found = content.windows(needle.len()).position(|window| window == needle);
+    let (path, mut content, at) = match found {
+        Some(at) => (path, content, at),
+        None => {
+            let path = homes[1].dir.path().join(medium::FILE_NAME);
+            content = std::fs::read(&path).unwrap();
+            let at = content.windows(needle.len()).position(|window| window == needle).unwrap();
+            (path, content, at)
+        }
+    };
+    content[at] ^= 1;
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&content[at..=at], at as u64).unwrap();
+    file.sync_all().unwrap();
+
+    let started = Instant::now();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut last = scrub::Scrubbed::default();
+    let scrubbed = store.scrub(10 << 20, &stop, &mut |found| last = *found);
+    assert_eq!((scrubbed.extents, scrubbed.bytes, scrubbed.corrupt), (59, 59 * 50_000, 1));
+    assert_eq!((scrubbed, store.contains(&key(7))), (last, None));
+    assert!(started.elapsed() >= Duration::from_secs_f64(60.0 * 50_000.0 / 10_485_760.0));
+    let figures = &store.shared.figures;
+    assert_eq!((figures.reads.get(), figures.hits.get(), figures.misses_corrupt.get()), (0, 0, 0));
+    stop.store(true, SeqCst);
+    assert_eq!(store.scrub(u64::MAX, &stop, &mut |_| ()), scrub::Scrubbed::default());
+}
+
+#[test]
 fn places_of_two_stores_are_not_mixed() {
     let homes = [Home::new(), Home::new()];
     homes.iter().for_each(|home| home.open(8 << 20).close());

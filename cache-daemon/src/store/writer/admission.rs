@@ -6,6 +6,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use crossbeam::channel::TryRecvError;
+
 use super::batch::{Batch, Open, Outcome};
 use super::{Append, Appended, LendDone, Rejection, Request, Writer};
 use crate::io::Buffer;
@@ -54,9 +56,18 @@ impl Writer {
         if let Some(append) = self.waiting.take() {
             return Some(Request::Append(append));
         }
-        let request = self.requests.try_recv().ok()?;
-        if matches!(request, Request::Append(_)) {
+        let request = match self.requests.try_recv() {
+            Ok(request) => request,
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => {
+                // Nobody can ask any more: the store was not even opened to the end.
+                self.closing = true;
+                return None;
+            }
+        };
+        if let Request::Append(append) = &request {
             self.volume.figures.appends_queued.sub(1);
+            self.volume.queued_bytes.fetch_sub(append.data.len() as u64, Relaxed);
         }
         Some(request)
     }

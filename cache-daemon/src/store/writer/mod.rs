@@ -6,6 +6,9 @@
 //! time, *poisons* the segments that it was for. Their extents leave the index, and they are used again
 //! only when the device has let go of every write to them.
 //!
+//! `admission.rs` is the way in, `completion.rs` what follows, `moving.rs` how space is gathered,
+//! `ceiling.rs` where generations come from.
+//!
 //! [`Writer::step`] does what can be done without waiting, waits once, and handles what completed. The
 //! thread calls it in a loop; tests call it on a simulated device, where the same seed gives the same
 //! run.
@@ -38,7 +41,7 @@ use super::superblock::Superblock;
 use super::volume::Volume;
 use crate::index::checkpoint::SealedSegment;
 use crate::index::{Generation, SegmentId};
-use crate::io::{BufferPool, Completion, DeviceFile, Engine, FileSlot, Operation, Token};
+use crate::io::{BufferPool, Completion, Engine, FileSlot, Operation, Token};
 use crate::object::ExtentKey;
 
 /// What became of an append.
@@ -150,8 +153,6 @@ pub struct Disk {
     pub engine: Box<dyn Engine>,
     /// The volume's file there.
     pub slot: FileSlot,
-    /// The volume's file, for superblocks.
-    pub file: DeviceFile,
     /// Buffers of [`Writer::buffer_bytes`].
     pub pool: BufferPool,
 }
@@ -201,6 +202,8 @@ pub struct Writer {
     /// When the next byte may be written, if that is capped.
     pace: Instant,
     closing: bool,
+    /// Free and sealed segments as the figures have them.
+    counted: (u64, u64),
     completions: Vec<Completion>,
 }
 
@@ -235,6 +238,7 @@ impl Writer {
             moves: Moves::default(),
             pace: now,
             closing: false,
+            counted: (0, 0),
             completions: Vec::new(),
         };
         writer.publish_room();
@@ -249,7 +253,7 @@ impl Writer {
     /// Works until it is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
-        if self.in_flight.len() > 0 {
+        if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }
@@ -305,8 +309,7 @@ impl Writer {
             return std::mem::take(&mut self.syncs).into_iter().for_each(|done| done(Ok(self.covered())));
         }
         let due = self.unsynced.is_due(now, self.limits.sync_interval, self.limits.sync_bytes);
-        if !asked && !due && !(self.moves_want_sync() && self.batch.is_none() && !self.unsynced.is_writing())
-        {
+        if !asked && !due && !self.moves_want_sync() {
             return;
         }
         let segments = self.unsynced.begin_sync();
@@ -401,5 +404,14 @@ impl Writer {
         let free = u64::from(free) * u64::from(layout.room_bytes());
         self.volume.room_bytes.store(free + u64::from(open), Relaxed);
         self.volume.free_segments.store(u64::from(self.allocator.free()), Relaxed);
+        // Gauges are the sum over all volumes.
+        let counts = (u64::from(self.allocator.free()), u64::from(self.allocator.sealed()));
+        if counts != self.counted {
+            let (figures, counted) = (&self.volume.figures, std::mem::replace(&mut self.counted, counts));
+            figures.segments_free.add(counts.0);
+            figures.segments_free.sub(counted.0);
+            figures.segments_sealed.add(counts.1);
+            figures.segments_sealed.sub(counted.1);
+        }
     }
 }

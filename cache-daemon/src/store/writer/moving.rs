@@ -94,8 +94,9 @@ impl Writer {
     /// Whether a sync is all that is missing.
     pub(super) fn moves_want_sync(&self) -> bool {
         let end = self.volume.layout.segment_bytes;
-        self.moves.current.as_ref().is_some_and(|moving| moving.offset >= end)
-            && !self.moves.copied.is_empty()
+        let is_read = self.moves.current.as_ref().is_some_and(|moving| moving.offset >= end);
+        let is_written = self.batch.is_none() && !self.unsynced.is_writing();
+        is_read && is_written && !self.moves.copied.is_empty()
     }
 
     /// Goes on with moving, or begins if space is wanted.

@@ -109,7 +109,7 @@ impl Unsynced {
         self.leave_sync(segments);
         let clean = self.segments.iter().filter(|(_, tail)| tail.sealed && tail.is_clean());
         let clean: Vec<u32> = clean.map(|(segment, _)| *segment).collect();
-        clean.iter().for_each(|segment| drop(self.segments.remove(segment)));
+        clean.iter().for_each(|segment| _ = self.segments.remove(segment));
         clean
     }
 

@@ -66,7 +66,7 @@ fn damage_from_between_two_runs_is_found_before_the_file_is_offered() {
         flip(&home.path_of(number), number * 4_111_111);
     }
     let (store, figures) = home.open_as(home.config(32 * MIB));
-    until("the verification", || (figures.verified_file_bytes.get() >= 8 * MIB).then_some(()));
+    until("the verification", || (figures.scrubbed_bytes.get() >= 8 * MIB).then_some(()));
     until("the revocation", || (figures.revoked_files.get() == 4).then_some(()));
     for number in 0..8 {
         let offered = until("the end", || match number {

@@ -220,7 +220,7 @@ fn after_a_restart_a_file_is_served_at_once_and_offered_when_it_was_read() {
     drop(store);
     let (store, figures) = home.open_as(home.config(32 * MIB));
     assert!(content(&until("the verification", || store.complete_file(&fingerprint(1)))) == data);
-    assert_eq!(figures.verified_file_bytes.get(), 4 * MIB);
+    assert_eq!(figures.scrubbed_bytes.get(), 4 * MIB);
 }
 
 #[test]
