@@ -12,6 +12,8 @@ pub mod daemon;
 pub mod daemonize;
 pub mod doctor;
 pub mod errands;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod index;
 pub mod io;
 pub mod object;

@@ -5,7 +5,9 @@
 mod bad_input;
 mod damage;
 mod epochs;
+mod errands;
 mod failing_origin;
+mod files;
 mod lifecycle;
 mod limit;
 mod odd_keys;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use anyhow::Context;
 use epochcache_tests::bed::data_set::{DataSet, Shape};
 use epochcache_tests::bed::mount::Bed;
 use epochcache_tests::bed::s3::Weather;
@@ -68,7 +69,9 @@ fn no_key_of_any_shape_keeps_the_mount_from_serving_the_rest() -> Outcome {
     bed.readers(&mount)?.epoch(1)?.must_be_right(30)?;
     // Whatever is shown has the bytes of the key that it is named after.
     for path in found.iter().filter(|path| odd.contains(&path.as_str())) {
-        assert_eq!(std::fs::read(mount.path().join(path))?, path.as_bytes(), "{path}");
+        let bytes =
+            std::fs::read(mount.path().join(path)).with_context(|| format!("{path:?}\n{}", mount.log()))?;
+        assert_eq!(bytes, path.as_bytes(), "{path}");
     }
     for plain in ["q?x=1&y", "sp ace+plus%25", "\u{1F980}/\u{00e9}", "back\\slash"] {
         assert!(found.contains(plain), "{plain} is a name that Linux can have: {found:?}");

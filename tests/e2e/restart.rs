@@ -73,3 +73,57 @@ fn inode_numbers_stay_over_a_restart() -> Outcome {
     assert_eq!(before, numbers(mount.path())?);
     Ok(())
 }
+
+/// Files in and below `directory`, and the bytes that they take on disk.
+fn files_and_bytes(directory: &std::path::Path) -> anyhow::Result<(Vec<std::path::PathBuf>, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let (mut files, mut bytes, mut waiting) = (Vec::new(), 0, vec![directory.to_path_buf()]);
+    while let Some(next) = waiting.pop() {
+        for entry in std::fs::read_dir(next)? {
+            let entry = entry?;
+            let metadata = entry.metadata()?;
+            match metadata.is_dir() {
+                true => waiting.push(entry.path()),
+                false => {
+                    bytes += metadata.blocks() * 512;
+                    files.push(entry.path());
+                }
+            }
+        }
+    }
+    files.sort();
+    Ok((files, bytes))
+}
+
+#[test]
+fn kill_after_kill_the_cache_stays_right_warm_and_within_its_size() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::awkward(200), &Weather { delay_ms: 2, ..Weather::default() })?;
+    let sized = || bed.mount_command().cache_size("256MiB").start();
+    let mut first = None;
+    for round in 1..=count(8, 100) {
+        let mount = sized()?;
+        let mut readers = bed.readers(&mount)?;
+        let epoch = readers.begin(round)?;
+        std::thread::sleep(std::time::Duration::from_millis(40 + 37 * (round % 9)));
+        let cache_dir = mount.cache_dir().to_path_buf();
+        mount.kill()?;
+        assert_eq!(epoch.end()?.wrong_bytes, 0);
+        let (files, bytes) = files_and_bytes(&cache_dir)?;
+        assert!(bytes <= 256 << 20, "{bytes} bytes on disk after {round} kills");
+        // The checkpoint and the catalog appear in the first rounds; after that nothing may come.
+        if round > 3 {
+            let known = first.get_or_insert(files.len());
+            assert!(files.len() <= *known + 2, "files are left behind: {files:?}");
+        }
+    }
+    let mount = sized()?;
+    bed.readers(&mount)?.epoch(1_000)?.must_be_right(bed.files())?;
+    mount.wait_until_stored()?;
+    mount.kill()?;
+    bed.origin.reset()?;
+    let mount = sized()?;
+    bed.readers(&mount)?.epoch(1_001)?.must_be_right(bed.files())?;
+    assert_eq!(bed.origin.counters()?.get, 0, "warm after the last restart");
+    Ok(())
+}

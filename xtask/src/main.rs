@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod checks;
 mod command;
+mod fuzz;
 mod paddle;
 mod run;
 mod suites;
@@ -28,6 +29,8 @@ enum Task {
     Test(suites::Arguments),
     /// Run a benchmark: epoch, list, store, ...; `report` writes docs/benchmarks.md.
     Bench(bench::Arguments),
+    /// Fuzz the decoders of everything that others may have written.
+    Fuzz(fuzz::Arguments),
     /// Say what this machine lacks, and how to get it.
     Doctor,
     /// Formatting, clippy, documentation, tests: what a change must pass.
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => suites::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Doctor => run::doctor(),
         Task::Ci => checks::run().and_then(|()| suites::run(&suites::Arguments::default())),
     };

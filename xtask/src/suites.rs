@@ -12,7 +12,7 @@ use std::{env, fs};
 use anyhow::{Context, bail};
 
 use crate::command::{cargo, must, step, target};
-use crate::paddle;
+use crate::{fuzz, paddle};
 
 /// Which tests.
 #[derive(clap::Args, Default)]
@@ -60,6 +60,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut outcomes = Vec::new();
     for suite in SUITES {
         outcomes.push(suite.run(runner, arguments)?);
+    }
+    if arguments.all && arguments.filter.is_none() {
+        outcomes.push(fuzz_outcome());
     }
     if arguments.paddle {
         outcomes.push(paddle_outcome()?);
@@ -147,6 +150,19 @@ fn note_skip(line: &str, skipped: &mut Skipped) -> bool {
 fn unescaped(line: &str) -> String {
     let entities = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&apos;", "'"), ("&amp;", "&")];
     entities.iter().fold(line.to_owned(), |line, (entity, text)| line.replace(entity, text))
+}
+
+fn fuzz_outcome() -> Outcome {
+    eprintln!("== fuzz");
+    let began = Instant::now();
+    let (passed, skipped) = match fuzz::cannot() {
+        Some(reason) => (true, Skipped::from([(reason, 1)])),
+        None => {
+            let done = fuzz::run(&fuzz::Arguments::default());
+            (done.inspect_err(|error| eprintln!("fuzz: {error:#}")).is_ok(), Skipped::new())
+        }
+    };
+    Outcome { name: "fuzz", passed, took: began.elapsed(), budget: fuzz::BUDGET, skipped }
 }
 
 fn paddle_outcome() -> anyhow::Result<Outcome> {

@@ -32,6 +32,7 @@ mod tests;
 pub use client::{Client, ClientError};
 pub use figures::ControlFigures;
 pub use registry::{Registration, Registry, RunningDaemon};
+pub(crate) use server::decode_request;
 pub use server::{CacheDirLock, Server, ServerError};
 
 /// The version of the protocol: raised when an old `cachectl` would misunderstand a new daemon.

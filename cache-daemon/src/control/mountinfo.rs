@@ -49,7 +49,8 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
-    let dash = fields.iter().position(|field| *field == b"-")?;
+    // Behind the six fields that each line has, of which the mountpoint may be called anything.
+    let dash = 6 + fields.get(6..)?.iter().position(|field| *field == b"-")?;
     let text = |index: usize| Some(String::from_utf8_lossy(fields.get(index)?).into_owned());
     let unescaped = |index: usize| Some(OsString::from_vec(unescape(fields.get(index)?)));
     Some(Mount {
@@ -65,8 +66,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
+    let is_octal = |digits: &[u8]| digits.iter().all(|digit| (b'0'..=b'7').contains(digit));
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| first == b'\\');
+        let octal = tail.get(..3).filter(|digits| first == b'\\' && is_octal(digits));
         let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         out.push(code.unwrap_or(first));
         rest = if code.is_some() { &tail[3..] } else { tail };
@@ -171,6 +173,13 @@ mod tests {
         assert_eq!(source("/nvmex"), Some("/dev/nvme0n1p1"));
     }
 
+    #[test]
+    fn a_mount_called_like_the_separator_is_no_separator() {
+        let mounts = parse(b"22 1 0:5 - - rw - tmpfs none rw\n22 1 0:5 / /mnt\n");
+        assert_eq!(mounts.len(), 1);
+        assert_eq!((mounts[0].mountpoint.as_path(), &*mounts[0].fs_type), (Path::new("-"), "tmpfs"));
+    }
+
     /// As the kernel escapes (fs/proc_namespace.c, show_mountinfo: mangle of blank, tab, newline, backslash, #).
     fn escape(path: &[u8]) -> Vec<u8> {
         let escaped = |&byte: &u8| match byte {
@@ -225,6 +234,7 @@ mod tests {
     #[test]
     fn a_backslash_that_escapes_nothing_stays() {
         assert_eq!(unescape(b"a\\04"), b"a\\04");
+        assert_eq!(unescape(b"\\+12"), b"\\+12", "an integer may have a sign, an escape not");
         assert_eq!(unescape(b"\\134x\\011"), b"\\x\t");
     }
 }

@@ -263,18 +263,23 @@ impl Shared {
     /// Reads and decodes the one request, or says what is wrong with it.
     fn request(&self, stream: &UnixStream) -> Result<super::Request, String> {
         let line = read_line(stream, self.request_bytes_max, self.patience)?;
-        let VersionOfLine { v } =
-            serde_json::from_slice(&line).map_err(|error| format!("not a request: {error}"))?;
-        if v != PROTOCOL_VERSION {
-            return Err(format!(
-                "this daemon ({}) speaks version {PROTOCOL_VERSION} of the control protocol, the client version {v}: use the cachectl of the daemon's release",
-                env!("CARGO_PKG_VERSION")
-            ));
-        }
-        let line: RequestLine =
-            serde_json::from_slice(&line).map_err(|error| format!("not a request: {error}"))?;
-        Ok(line.request)
+        decode_request(&line)
     }
+}
+
+/// The request in `line`, or what is wrong with it.
+pub(crate) fn decode_request(line: &[u8]) -> Result<super::Request, String> {
+    let VersionOfLine { v } =
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+    if v != PROTOCOL_VERSION {
+        return Err(format!(
+            "this daemon ({}) speaks version {PROTOCOL_VERSION} of the control protocol, the client version {v}: use the cachectl of the daemon's release",
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    let line: RequestLine =
+        serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+    Ok(line.request)
 }
 
 struct Slot<'a> {

@@ -61,6 +61,12 @@ impl AwsProfile {
         }
         sections.profile(needed)
     }
+
+    /// What the texts of the two files say of profile `name`: for fuzzing, which has no files.
+    pub(crate) fn of_texts(name: &str, config: &str, credentials: &str) -> Result<Self, OriginError> {
+        let [config, credentials] = [config, credentials].map(|text| parse(text.to_owned()).ok());
+        Sections { config, credentials, profile: name.to_owned() }.profile(true)
+    }
 }
 
 struct Sections {
@@ -134,14 +140,19 @@ fn load(profile: &str, path: Option<PathBuf>) -> Result<Option<Ini>, OriginError
         Err(failed) if failed.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(failed) => return Err(error(format!("cannot read {}: {failed}", path.display()))),
     };
+    match parse(text) {
+        Ok(ini) => Ok(Some(ini)),
+        Err(failed) => Err(error(format!("cannot parse {}: {failed}", path.display()))),
+    }
+}
+
+fn parse(text: String) -> Result<Ini, String> {
     // Names of profiles are case-sensitive; a secret key may contain `#` and `;`.
     let mut ini = Ini::new_cs();
     ini.set_inline_comment_symbols(Some(&[]));
     ini.set_default_section("(before the first section)");
-    match ini.read(text) {
-        Ok(_) => Ok(Some(ini)),
-        Err(failed) => Err(error(format!("cannot parse {}: {failed}", path.display()))),
-    }
+    ini.read(text)?;
+    Ok(ini)
 }
 
 #[cfg(test)]

@@ -46,9 +46,11 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use tokio::time::Instant;
 
+pub(crate) use aws_profile::AwsProfile;
 pub use error::{FetchError, OriginError};
 pub use failure::Cause;
 pub use list::Listing;
+pub(crate) use list::xml;
 
 use crate::object::{Etag, ObjectKey};
 use crate::stats::origin::OriginFigures;

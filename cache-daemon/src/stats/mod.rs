@@ -1,6 +1,6 @@
 //! Figures: every number that `cachectl stats` shows, with its unit and its meaning in one place.
 //!
-//! Each component owns one struct of figures, made by [`figures!`], in a file of this directory. A
+//! Each component owns one struct of figures, made by [`crate::figures!`], in a file of this directory. A
 //! figure is a few atomics, counted where the thing happens; a snapshot reads them all. Names are
 //! stable: they are the keys of `cachectl stats --json`.
 
@@ -202,7 +202,7 @@ macro_rules! figures {
     };
 }
 
-/// What can stand in a struct of [`figures!`].
+/// What can stand in a struct of [`crate::figures!`].
 pub trait Readable {
     /// The value now.
     fn read(&self) -> Value;

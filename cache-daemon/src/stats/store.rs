@@ -50,7 +50,6 @@ crate::figures! {
         reads_queued: Gauge, "reads", "Reads that wait for a reader thread.";
         appends_queued: Gauge, "extents", "Appends that wait for a writer thread.";
 
-        limit_bytes: Gauge, "bytes", "The limit on everything of the store on disk.";
         segments_free: Gauge, "segments", "Segments that nothing is in.";
         segments_sealed: Gauge, "segments", "Segments that are full, of extents that are wanted at least in part.";
         volumes_out: Gauge, "volumes", "Volumes out of use because their error budget is spent.";

@@ -25,7 +25,7 @@ pub const FILE_NAME: &str = "segments";
 
 /// A ring lets go of its files some time after its process has ended (`io_ring_exit_work`, Linux
 /// `io_uring/io_uring.c`): a daemon that is started right after another must wait for that.
-const RELEASE_WAIT: Duration = Duration::from_secs(2);
+const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
 /// Where a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]

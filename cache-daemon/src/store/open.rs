@@ -85,7 +85,6 @@ pub(super) fn open(
     let extents = residents.index().len() as u64;
     figures.recovered_extents.add(extents);
     figures.recovery_latency.record(recovery);
-    figures.limit_bytes.set(config.limit_bytes);
 
     let mut handles = Vec::new();
     let mut reports = Vec::new();

@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SUPERBLOCKS};
 use super::record::{FORMAT_VERSION, StoreUuid};
+use crate::index::SegmentId;
 use crate::io::{BufferPool, DeviceFile};
 
 /// What a volume begins with.
@@ -171,7 +172,8 @@ impl Superblock {
         }
         let segment_bytes = record.segment_bytes.get();
         let possible = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment_bytes)
-            && segment_bytes.is_multiple_of(PAGE_BYTES);
+            && segment_bytes.is_multiple_of(PAGE_BYTES)
+            && record.segments.get() <= SegmentId::NUMBERS;
         let Ok(generation_ceiling) = u32::try_from(record.generation_ceiling.get()) else {
             return Found::Nothing;
         };

@@ -27,12 +27,6 @@ pub fn cannot_mount() -> Option<String> {
     if !Path::new("/dev/fuse").exists() {
         return Some("/dev/fuse is missing (modprobe fuse; in a container --device /dev/fuse)".to_owned());
     }
-    // Until the daemon's main() is there.
-    if run_within(PATIENCE, Command::new(program("epochcache")).arg("--version"))
-        .is_ok_and(|said| said.out.is_empty())
-    {
-        return Some("epochcache is still a stub".to_owned());
-    }
     if !nix::unistd::geteuid().is_root()
         && run_within(PATIENCE, Command::new("fusermount3").arg("-V")).is_err()
     {
@@ -272,6 +266,8 @@ impl Mount {
 
     fn wait_until_served(&mut self) -> anyhow::Result<()> {
         let mountpoint = self.path().to_path_buf();
+        // It comes last: from then on `cachectl` is answered too.
+        let socket = self.cache_dir().join("control.sock");
         let child = &mut self.child;
         let log = &self.command.log;
         let ended = wait_until(PATIENCE, "the mount serves", || {
@@ -279,7 +275,7 @@ impl Mount {
                 bail!("the daemon ended: {status}");
             }
             // statfs asks the daemon: an answer means that it serves, and not only that it mounted.
-            Ok(is_mounted(&mountpoint) && nix::sys::statvfs::statvfs(&mountpoint).is_ok())
+            Ok(socket.exists() && is_mounted(&mountpoint) && nix::sys::statvfs::statvfs(&mountpoint).is_ok())
         });
         ended.with_context(|| fs::read_to_string(log).unwrap_or_default())
     }

@@ -3,6 +3,7 @@
 //! Prints one line of JSON when it listens: `{"endpoint":"http://127.0.0.1:PORT","control":"127.0.0.1:PORT"}`.
 //! Steered by `POST` on the control port: `/counters`, `/log`, `/reset`, `/weather` (JSON), `/rescan`.
 
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,6 +69,10 @@ async fn main() -> anyhow::Result<()> {
         });
     }
     if let Some(mountpoint) = arguments.until_unmounted {
+        // It outlives its parent, whose output somebody may wait for the end of.
+        let null = File::options().write(true).open("/dev/null")?;
+        nix::unistd::dup2_stdout(&null)?;
+        nix::unistd::dup2_stderr(&null)?;
         std::thread::spawn(move || end_when_unmounted(&mountpoint));
     }
     server.serve(s3, control).await;

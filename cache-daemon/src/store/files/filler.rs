@@ -120,6 +120,9 @@ impl Filler {
     }
 
     fn append(&mut self, append: &Append) {
+        let figures = self.volume.volume.figures.clone();
+        figures.appends_queued.sub(1);
+        figures.writes_in_flight.add(1);
         let appended = match self.store(append) {
             Ok(()) => Appended::Stored,
             Err(why) => Appended::Rejected(why),
@@ -129,6 +132,12 @@ impl Filler {
             self.volume.count(appended);
             answer.give(appended);
         }
+        // The last chunk makes it durable at once: it would be synced once in any case.
+        let complete = self.dirty.iter().position(|file| file.is_complete());
+        if let Some(file) = complete.map(|found| self.dirty.remove(found)) {
+            let _ = self.sync_file(&file);
+        }
+        figures.writes_in_flight.sub(1);
     }
 
     fn store(&mut self, append: &Append) -> Result<(), Rejection> {
@@ -265,18 +274,7 @@ impl Filler {
         self.dirty_since = None;
         let mut outcome = Ok(());
         for file in std::mem::take(&mut self.dirty) {
-            if file.is_gone() {
-                continue;
-            }
-            let began = (self.clock)();
-            if let Err(error) = self.sync_file(&file) {
-                self.failed("a sync of a file", &error);
-                figures.poisoned_files.increment();
-                self.volume.remove(&file);
-                outcome = Err(SyncFailed);
-            }
-            figures.device_syncs.increment();
-            figures.device_sync_latency.record((self.clock)().saturating_duration_since(began));
+            outcome = outcome.and(self.sync_file(&file));
         }
         for directory in std::mem::take(&mut self.directories) {
             if let Err(error) = File::open(&directory).and_then(|directory| directory.sync_all()) {
@@ -287,7 +285,25 @@ impl Filler {
         outcome
     }
 
-    fn sync_file(&mut self, file: &Arc<BackingFile>) -> io::Result<()> {
+    /// Makes durable what is in `file`, or drops it.
+    fn sync_file(&mut self, file: &Arc<BackingFile>) -> Result<(), SyncFailed> {
+        if file.is_gone() {
+            return Ok(());
+        }
+        let began = (self.clock)();
+        let synced = self.write_map(file);
+        let figures = &self.volume.volume.figures;
+        figures.device_syncs.increment();
+        figures.device_sync_latency.record((self.clock)().saturating_duration_since(began));
+        synced.map_err(|error| {
+            self.failed("a sync of a file", &error);
+            figures.poisoned_files.increment();
+            self.volume.remove(file);
+            SyncFailed
+        })
+    }
+
+    fn write_map(&mut self, file: &Arc<BackingFile>) -> io::Result<()> {
         self.open(file)?;
         let Open { handles, .. } = self.open.last().expect("it was opened one line ago");
         handles.direct.sync()?;

@@ -249,7 +249,9 @@ impl Files {
             return reject(answer, Rejection::Failed);
         };
         let append = Append { key, object_bytes, data, asked: (self.clock)() };
+        self.figures.appends_queued.add(1);
         if let Err(answer) = volume.queue_of(&key.object).append(append, answer, self.queue_max) {
+            self.figures.appends_queued.sub(1);
             reject(answer, Rejection::Busy);
         }
     }

@@ -29,6 +29,8 @@ fn answer_overdue(volume: &VolumeFiles, deadline: Duration, clock: &Clock) {
         if is_stuck {
             volume.volume.device_failed("filling a file", &io::ErrorKind::TimedOut.into(), now);
         }
+        // The filler has counted down for the one that it works on.
+        volume.volume.figures.appends_queued.sub(late.len() as u64 - u64::from(is_stuck));
         for answer in late {
             let appended = Appended::Rejected(Rejection::Failed);
             volume.count(appended);

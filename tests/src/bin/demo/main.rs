@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use epochcache_tests::bed::data_set::{DataSet, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, cannot_mount};
-use epochcache_tests::bed::programs::scratch;
+use epochcache_tests::bed::programs::{program, scratch};
 use epochcache_tests::bed::reader::{Access, EpochReport, Readers};
 use epochcache_tests::bed::s3::Weather;
 
@@ -165,10 +165,12 @@ impl<'a> Demo<'a> {
         if !self.arguments.keep {
             return self.mount.unmount();
         }
-        let home = self.bed.home().display();
-        eprintln!("Still mounted: {}", self.mount.path().display());
-        eprintln!("Look at it:    cachectl stats {}", self.mount.path().display());
-        eprintln!("End it:        cachectl umount {} && rm -r {home}", self.mount.path().display());
+        let (mount, home) = (self.mount.path().display(), self.bed.home().display());
+        let cachectl = program("cachectl");
+        let cachectl = cachectl.display();
+        eprintln!("Still mounted: {mount}");
+        eprintln!("Look at it:    {cachectl} stats {mount}");
+        eprintln!("End it:        {cachectl} umount {mount} && rm -r {home}");
         self.bed.leave(self.mount);
         Ok(())
     }

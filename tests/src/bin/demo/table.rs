@@ -1,6 +1,6 @@
 //! What the demo says of its epochs: a line while it runs, a table or JSON at the end.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use epochcache_tests::bed::reader::EpochReport;
 use serde_json::json;
@@ -51,7 +51,7 @@ impl EpochRow {
 /// The table at the end.
 pub fn table(rows: &[EpochRow], server: &EpochReport, local: &EpochReport) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    table.load_preset(ASCII_MARKDOWN);
     table.set_header([
         "epoch",
         "files/s",

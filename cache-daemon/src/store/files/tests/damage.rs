@@ -85,7 +85,7 @@ fn damage_of_a_map_costs_the_file_or_what_was_filled_last_and_never_a_wrong_byte
     let home = Home::new();
     let data = object(1, 2 * MIB + 77);
     let mut outcomes = [0; 3];
-    for round in 0..24 {
+    for round in 0..16 {
         let store = home.open(16 * MIB);
         store.forget(&fingerprint(1), 3);
         assert_eq!(put(&store, 1, &data, 0), Appended::Stored);

@@ -228,12 +228,15 @@ fn a_kill_loses_what_no_sync_has_covered_and_nothing_else() {
     let home = Home::new();
     let mut config = home.config(32 * MIB);
     config.writer.sync_interval = Duration::from_secs(3600);
-    let (store, _) = home.open_as(config);
+    let (store, figures) = home.open_as(config);
     let data = object(1, 3 * MIB + 5);
     assert_eq!([0, 3].map(|chunk| put(&store, 1, &data, chunk)), [Appended::Stored; 2]);
     store.sync().unwrap();
     assert_eq!(put(&store, 1, &data, 2), Appended::Stored);
-    assert_eq!(put_all(&store, 2, &object(2, 2 * MIB)), Appended::Stored);
+    assert_eq!(put(&store, 2, &object(2, 2 * MIB), 0), Appended::Stored);
+    // A complete one does not wait for a sync.
+    assert_eq!(put_all(&store, 3, &object(3, 2 * MIB)), Appended::Stored);
+    until("the map", || (figures.writes_in_flight.get() == 0).then_some(()));
     let killed = home.as_after_a_kill();
     let again = killed.open(32 * MIB);
     assert_eq!(
@@ -243,6 +246,7 @@ fn a_kill_loses_what_no_sync_has_covered_and_nothing_else() {
     assert!(get_all(&again, 1, 0).unwrap() == chunk_of(&data, 0));
     assert!(get_all(&again, 1, 3).unwrap() == chunk_of(&data, 3));
     assert_eq!(again.contains(&key(2, 0)), None);
+    assert!(get_all(&again, 3, 1).unwrap() == chunk_of(&object(3, 2 * MIB), 1));
     assert!(!killed.path_of(2).exists(), "a file without a map is removed");
 }
 
