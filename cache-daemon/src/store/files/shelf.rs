@@ -64,6 +64,8 @@ pub struct Inspection {
     pub dropped: u64,
     /// Blocks of the directories.
     pub directories: BTreeMap<u8, u64>,
+    /// The directory that they are in, if it exists.
+    root: Option<PathBuf>,
 }
 
 /// A file that is open to be filled.
@@ -87,6 +89,15 @@ impl Inspection {
         total(&self.directories)
     }
 
+    /// Removes the directories, which are empty: a small limit may not even leave room for them.
+    fn clear(&mut self) {
+        let Some(root) = &self.root else { return };
+        match fs::remove_dir_all(root) {
+            Ok(()) => self.directories.clear(),
+            Err(error) => tracing::warn!(path = %root.display(), %error, "cannot be removed"),
+        }
+    }
+
     /// Removes files until the rest has its share of a limit of `allowed` segments, on which there are
     /// `live_bytes` in segments too; how many segments that rest takes. Two stay with the pool.
     pub fn fit(&mut self, allowed: u32, segment_bytes: u32, live_bytes: u64) -> u32 {
@@ -101,10 +112,15 @@ impl Inspection {
         }
         // Partial ones go first.
         self.files.sort_by_key(|found| std::cmp::Reverse(found.map.is_complete()));
-        while self.bytes() > most
+        let mut bytes = self.bytes();
+        while bytes > most
             && let Some(found) = self.files.pop()
         {
+            bytes -= found.bytes;
             remove_stray(&found.path, self);
+        }
+        if self.files.is_empty() {
+            self.clear();
         }
         u32::try_from(self.bytes().div_ceil(segment)).expect("at most the segments that are allowed")
     }
@@ -131,6 +147,7 @@ pub fn inspect(place: &Path, of: Option<(StoreUuid, u8)>) -> io::Result<Inspecti
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inspection),
         directories => directories?,
     };
+    inspection.root = Some(root);
     for directory in directories {
         let path = directory?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
