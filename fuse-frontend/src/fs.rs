@@ -33,6 +33,7 @@ use crate::inode::{CONTROL_INO, Look};
 use crate::negotiate::{Agreement, Mode};
 use crate::source::{Attributes, Entry, FileSource, Ino, Walk, Xattr};
 use crate::ticket::ReadTicket;
+use crate::transport::passthrough::{Opened, Passthrough};
 use answer::KernelAnswer;
 pub(crate) use init::Wanted;
 use init::agree;
@@ -53,6 +54,7 @@ pub(crate) struct Fs {
     wanted: Wanted,
     mode: Mode,
     counts: Arc<RequestCounts>,
+    passthrough: Arc<Passthrough>,
     agreed: Arc<OnceLock<Agreement>>,
 }
 
@@ -62,9 +64,10 @@ impl Fs {
         look: Look,
         wanted: Wanted,
         counts: Arc<RequestCounts>,
+        passthrough: Arc<Passthrough>,
         agreed: Arc<OnceLock<Agreement>>,
     ) -> Self {
-        Self { source, look, wanted, mode: Mode::Open, counts, agreed }
+        Self { source, look, wanted, mode: Mode::Open, counts, passthrough, agreed }
     }
 
     /// Counts a request and runs it; if it panics, its reply is dropped, which answers EIO.
@@ -103,6 +106,8 @@ impl Fs {
 
     fn forget_one(&self, ino: Ino, lookups: u64) {
         if ino != CONTROL_INO {
+            // First, because the source may give the number to another node.
+            self.passthrough.forget(&*self.source, ino);
             self.source.forget(ino, lookups);
         }
     }
@@ -160,6 +165,23 @@ impl Fs {
         }
     }
 
+    fn send_opened(&self, opened: Opened, reply: ReplyOpen) {
+        match opened {
+            Opened::Copy => {
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
+            }
+            Opened::Stale => reply.error(self.error(Errno::STALE)),
+            Opened::Passthrough(id) => {
+                // SAFETY: the id is this connection's and open: only the RELEASE of the file that this reply opens lets
+                // it be closed, and `into_raw` takes it back before anything else is done.
+                let id = unsafe { reply.wrap_backing(id.0) };
+                // FOPEN_KEEP_CACHE is not allowed with it (`FOPEN_PASSTHROUGH_MASK` in fs/fuse/iomode.c).
+                reply.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &id);
+                let _ = id.into_raw();
+            }
+        }
+    }
+
     fn start_read(&self, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
         let size_bytes = match self.source.attributes(ino) {
             Ok(node) => node.size_bytes,
@@ -192,6 +214,7 @@ impl Filesystem for Fs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let agreement = agree(&self.wanted, config)?;
         self.mode = agreement.mode;
+        self.passthrough.agree(agreement.passthrough);
         // INIT comes once in a connection's life.
         let _ = self.agreed.set(agreement);
         Ok(())
@@ -222,16 +245,15 @@ impl Filesystem for Fs {
         });
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.counts.asked(Kind::Open);
-        match self.mode {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.serve(Kind::Open, || match self.mode {
             Mode::NoOpen => reply.error(self.error(Errno::NOSYS)),
             // The kernel refuses this itself unless someone remounted read-write.
             Mode::Open if flags.acc_mode() != OpenAccMode::O_RDONLY => reply.error(self.error(Errno::ROFS)),
             Mode::Open => {
-                reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
+                self.passthrough.open(&*self.source, Ino(ino.0), |opened| self.send_opened(opened, reply));
             }
-        }
+        });
     }
 
     fn read(
@@ -256,15 +278,14 @@ impl Filesystem for Fs {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.counts.asked(Kind::Release);
-        reply.ok();
+        self.serve(Kind::Release, || self.passthrough.release(&*self.source, Ino(ino.0), || reply.ok()));
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -5,7 +5,8 @@
 //!
 //! Map: [`session::Mount`] checks the mountpoint, mounts, and serves with threads of fuser's;
 //! [`negotiate`] decides in INIT whether files are opened at all; [`notifier::Notifier`] tells the kernel
-//! what changed; [`figures`] counts what the kernel asked; [`memory`] is a source for tests.
+//! what changed; [`transport::passthrough`] hands whole local files to the kernel; [`figures`] counts what the kernel asked;
+//! [`memory`] is a source for tests.
 
 pub mod errno;
 pub mod figures;
@@ -17,3 +18,4 @@ pub mod notifier;
 pub mod session;
 pub mod source;
 pub mod ticket;
+pub mod transport;

@@ -4,22 +4,29 @@
 //! and a hook can take a read's ticket before it does: to stall it, to fail it, to answer it badly.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::errno::Errno;
-use crate::source::{Attributes, Capacity, Entry, FileSource, Ino, NodeKind, Walk, Xattr};
+use crate::source::{Attributes, Backing, Capacity, Entry, FileSource, Ino, NodeKind, Walk, Xattr};
 use crate::ticket::ReadTicket;
 
 /// Sees each read first; gives the ticket back to let the read go its way.
 pub type ReadHook = dyn Fn(Ino, u64, u32, ReadTicket) -> Option<ReadTicket> + Send + Sync;
 
+/// Gives the local file of a node, if it has one.
+pub type BackingHook = dyn Fn(Ino) -> Option<File> + Send + Sync;
+
 /// Files and directories in memory. The root exists; directories come with their files.
 pub struct MemorySource {
     nodes: RwLock<Vec<Node>>,
     hook: RwLock<Option<Box<ReadHook>>>,
+    backing: RwLock<Option<Box<BackingHook>>>,
+    /// Files given to the kernel and not taken back, by node.
+    lent: RwLock<HashMap<Ino, i64>>,
     ttl: Duration,
 }
 
@@ -60,7 +67,13 @@ impl MemorySource {
 
     /// An empty root; names and attributes are valid for `ttl`.
     pub fn with_ttl(ttl: Duration) -> Self {
-        Self { nodes: RwLock::new(vec![Node::directory(Ino::ROOT)]), hook: RwLock::new(None), ttl }
+        Self {
+            nodes: RwLock::new(vec![Node::directory(Ino::ROOT)]),
+            hook: RwLock::new(None),
+            backing: RwLock::new(None),
+            lent: RwLock::default(),
+            ttl,
+        }
     }
 
     /// Adds the file `path` (`a/b/c`) with its directories, and returns its number.
@@ -112,6 +125,26 @@ impl MemorySource {
         hook: impl Fn(Ino, u64, u32, ReadTicket) -> Option<ReadTicket> + Send + Sync + 'static,
     ) {
         *self.hook.write() = Some(Box::new(hook));
+    }
+
+    /// Lets `hook` say which nodes have a local file, taken to be as long as it is.
+    pub fn on_backing(&self, hook: impl Fn(Ino) -> Option<File> + Send + Sync + 'static) {
+        *self.backing.write() = Some(Box::new(hook));
+    }
+
+    /// Local files of `ino` that the kernel has, by the calls of the port.
+    pub fn lent(&self, ino: Ino) -> i64 {
+        self.lent.read().get(&ino).copied().unwrap_or(0)
+    }
+
+    /// Local files that the kernel has, by the calls of the port.
+    pub fn lent_in_all(&self) -> i64 {
+        self.lent.read().values().sum()
+    }
+
+    /// Takes note of a revocation that answered `Now`, or of a call of `released`.
+    pub fn take_back(&self, ino: Ino) {
+        *self.lent.write().entry(ino).or_default() -= 1;
     }
 
     /// The kernel's references to `ino`.
@@ -248,6 +281,17 @@ impl FileSource for MemorySource {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let end = start.saturating_add(len as usize).min(bytes.len());
         ticket.data(&bytes[start..end]);
+    }
+
+    fn backing(&self, ino: Ino) -> Option<Backing> {
+        let file = self.backing.read().as_ref().and_then(|hook| hook(ino))?;
+        let len = file.metadata().ok()?.len();
+        *self.lent.write().entry(ino).or_default() += 1;
+        Some(Backing { file, len })
+    }
+
+    fn released(&self, ino: Ino) {
+        self.take_back(ino);
     }
 
     fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<Bytes, Errno> {

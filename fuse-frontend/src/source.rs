@@ -1,8 +1,10 @@
 //! The port: what a mount asks of whoever has the data.
 //!
 //! The daemon implements it over its cache, tests over memory. Nothing of fuser's is in it. Every call
-//! may come from several threads at once; none but [`FileSource::read`] may wait for a disk or a network.
+//! may come from several threads at once; none but [`FileSource::read`] may wait for a disk or a network
+//! (opening a file whose directory is cached is no waiting).
 
+use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -82,6 +84,15 @@ pub enum Xattr {
     Origin,
 }
 
+/// A local file with an object's bytes, for the kernel to read by itself.
+#[derive(Debug)]
+pub struct Backing {
+    /// Readable, regular, on a file system that is not stacked on another (ext4, XFS). Closed once it is registered.
+    pub file: File,
+    /// Bytes of the file, which are the object's: complete, verified, at the object's offsets.
+    pub len: u64,
+}
+
 /// Where a mount's files come from.
 pub trait FileSource: Send + Sync + 'static {
     /// The node that `name` in `dir` names now: `ENOENT`, `ENOTDIR`.
@@ -117,6 +128,20 @@ pub trait FileSource: Send + Sync + 'static {
     /// The answer is exactly as long as asked, or to the end of the file: a shorter one would make the kernel shrink
     /// the file, so any other length reaches the reader as `EIO`. `offset` is before the end, `len` is not 0.
     fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket);
+
+    /// A local file with the whole of `ino`, if there is one that was verified: its bytes go to readers unseen by us.
+    ///
+    /// Asked at an OPEN of a file that nobody has open, in `open` mode with passthrough only. An OPEN waits for the
+    /// answer: None now is better than a file later. Each file given is taken back by one call of
+    /// [`FileSource::released`], or by a revocation that answers `Now`; until then its space is not free, even if
+    /// its name is gone. It may be given again meanwhile (to two opens at once, say).
+    fn backing(&self, _ino: Ino) -> Option<Backing> {
+        None
+    }
+
+    /// The kernel lets go of one file that [`FileSource::backing`] gave for `ino`: no open descriptor reads it. A
+    /// mapping that outlives its descriptors may, which nobody can tell.
+    fn released(&self, _ino: Ino) {}
 
     /// The value of `xattr` of `ino`: `ENODATA` where it has none.
     fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<Bytes, Errno>;

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod damage;
+mod early;
 mod epochs;
 mod errands;
 mod failing_origin;

@@ -4,3 +4,4 @@
 //! its mount and `cachectl stats --json`. `docs/testing.md` tells how to use it.
 
 pub mod bed;
+pub mod guest;

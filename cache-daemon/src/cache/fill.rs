@@ -32,16 +32,22 @@ impl Cache {
         let range = unit_range(object, key.unit);
         let permit = self.fill_permit(range.end - range.start).await;
         self.figures.fills_in_flight.add(1);
-        let fetched = self.origin.get(&object.key, &object.etag, range, RequestSource::Demand).await;
+        let mut stopping = self.stopping.subscribe();
+        let fetched = tokio::select! {
+            fetched = self.origin.get(&object.key, &object.etag, range, RequestSource::Demand) => Some(fetched),
+            // Fails only when the cache is gone, and this holds it.
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        };
         self.figures.fills_in_flight.sub(1);
         match fetched {
-            Ok(bytes) => {
+            None => self.flights.fail(key, Errno::IO),
+            Some(Ok(bytes)) => {
                 self.figures.fills.increment();
                 self.figures.fill_bytes.add(bytes.len() as u64);
                 self.flights.land(key, &bytes);
                 self.store_unit(object, key, &bytes, permit);
             }
-            Err(error) => self.flights.fail(key, self.failed(ino, object, &error)),
+            Some(Err(error)) => self.flights.fail(key, self.failed(ino, object, &error)),
         }
     }
 

@@ -23,7 +23,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use revalidate::{Announce, Revalidation};
 pub use source::MountedCache;
@@ -75,6 +75,8 @@ pub struct Cache {
     fill_kib_max: u32,
     /// Nodes whose version the origin no longer has; `Revalidation` reads the other end.
     replaced: mpsc::Sender<Ino>,
+    /// Becomes true when nothing is to be fetched any more.
+    stopping: watch::Sender<bool>,
     figures: Arc<CacheFigures>,
 }
 
@@ -102,6 +104,7 @@ impl Cache {
             fill_kib: Arc::new(Semaphore::new(fill_kib_max as usize)),
             fill_kib_max,
             replaced,
+            stopping: watch::Sender::new(false),
             figures,
         };
         (Arc::new(cache), outdated)
@@ -120,6 +123,11 @@ impl Cache {
     /// The figures of this cache.
     pub fn figures(&self) -> &Arc<CacheFigures> {
         &self.figures
+    }
+
+    /// Gives up what is being fetched: its readers get `EIO`. What has arrived is still stored.
+    pub fn stop_fetching(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// Waits until no fill is in flight: what was fetched is stored or refused.

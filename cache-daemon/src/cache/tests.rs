@@ -270,3 +270,16 @@ fn a_replaced_object_is_estale_under_its_old_number_and_new_under_its_name() {
     assert_eq!(rig.read(renewed, 0, 8192).expect("bytes"), &fresh[..]);
     assert_eq!(rig.source.attributes(small).expect("the kernel still refers to it").size_bytes, 8192);
 }
+
+#[test]
+fn the_end_does_not_wait_for_an_origin_that_stalls() {
+    let rig = Rig::new(&[8192, 8192]);
+    assert!(rig.read(rig.ino("o1"), 0, 8192).is_ok());
+    rig.faulty.set(Faults { stall: 1.0, stall_for: Duration::from_secs(3600), ..Faults::default() });
+    let answer = rig.ask(rig.ino("o0"), 0, 8192);
+    rig.cache.stop_fetching();
+    assert_eq!(answer.recv_timeout(Duration::from_secs(20)).expect("answered"), Err(Errno::IO));
+    rig.settle();
+    assert_eq!(rig.read(rig.ino("o1"), 0, 8192).expect("what is stored is served"), &rig.objects["o1"][..]);
+    assert_eq!(rig.read(rig.ino("o0"), 0, 8192), Err(Errno::IO));
+}

@@ -10,6 +10,7 @@ mod listing;
 mod logging;
 mod parts;
 mod status;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,8 @@ use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
 use parts::Parts;
-use status::Status;
+use status::{Served, Status};
+use watching::Watching;
 
 /// How long the kernel may believe names and attributes. It is told of every change that is noticed, so
 /// this only bounds what a lost notification costs.
@@ -95,7 +97,9 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let announce = Arc::new(Kernel { mount: mount.clone() });
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
     let revalidating = runtime.spawn(revalidation.run(outdated, opened.from_snapshot));
-    let status = Arc::new(Status::new(&config, &parts, cache.clone(), mount.clone(), shutdown.clone()));
+    let watching = Watching::start(config.probes, mount.report().device, catalog.len());
+    let served = Served { cache: cache.clone(), mount: mount.clone(), watching };
+    let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
     let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     let registration = register(&config, &parts);
     status.log_start();
@@ -108,6 +112,8 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     tracing::info!(?reason, "ending");
     let unmounted = unmount(&mount);
     revalidating.abort();
+    // Nobody is left to read what is still on its way.
+    cache.stop_fetching();
     let settled = runtime.block_on(async { tokio::time::timeout(SETTLE, cache.settle()).await.is_ok() });
     if !settled {
         tracing::warn!("fills were still under way: what they fetched is not kept");

@@ -1,17 +1,20 @@
 //! What the control socket is answered: figures, errands, the wish to end.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuse_frontend::figures::RowValue;
+use fuse_frontend::negotiate::NoPassthrough;
 use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
+use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::control::{Answers, Pong, Refusal, Request};
 use crate::errands::{drop_path, verify};
+use crate::probe::{ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
     DaemonState, MountState, PlaceState, ProbeState, Snapshot, StoreState, described,
@@ -21,6 +24,13 @@ use crate::stats::{LatencySummary, Value};
 use crate::store::Usage;
 use crate::store::health::State;
 
+/// What a daemon serves, and with what.
+pub(super) struct Served {
+    pub cache: Arc<Cache>,
+    pub mount: Arc<Mount>,
+    pub watching: Watching,
+}
+
 /// Answers for a daemon that serves.
 pub(super) struct Status {
     since: Instant,
@@ -29,18 +39,14 @@ pub(super) struct Status {
     figures: AllFigures,
     cache: Arc<Cache>,
     mount: Arc<Mount>,
+    watching: Watching,
     shutdown: Shutdown,
 }
 
 impl Status {
     /// Answers for the daemon of these parts.
-    pub fn new(
-        config: &Config,
-        parts: &Parts,
-        cache: Arc<Cache>,
-        mount: Arc<Mount>,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub fn new(config: &Config, parts: &Parts, served: Served, shutdown: Shutdown) -> Self {
+        let Served { cache, mount, watching } = served;
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -57,7 +63,16 @@ impl Status {
             size_bytes: config.store.size_bytes,
             places: Vec::new(),
         };
-        Self { since: Instant::now(), daemon, store, figures: parts.figures.clone(), cache, mount, shutdown }
+        Self {
+            since: Instant::now(),
+            daemon,
+            store,
+            figures: parts.figures.clone(),
+            cache,
+            mount,
+            watching,
+            shutdown,
+        }
     }
 
     /// One line that says what is served, and one for each thing that is off.
@@ -94,14 +109,14 @@ impl Status {
             },
         });
         let store = StoreState { places: places.collect(), ..self.store.clone() };
-        let mut snapshot = Snapshot::new(daemon, mount, store, probes());
+        let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
         self.add_figures(&mut snapshot, &usage);
         self.add_degraded(&mut snapshot);
         snapshot
     }
 
     fn add_figures(&self, snapshot: &mut Snapshot, usage: &Usage) {
-        for row in self.mount.counts().snapshot() {
+        for row in [self.mount.counts().snapshot(), self.mount.passthrough().snapshot()].concat() {
             snapshot.add_row(described(&row), value(row.value));
         }
         let cache = &self.figures.cache;
@@ -110,17 +125,17 @@ impl Status {
         snapshot.add(&*self.figures.catalog);
         snapshot.add(&*self.figures.store);
         for (description, value) in USAGE.into_iter().zip([
-            usage.limit_bytes,
             usage.used_bytes,
             usage.live_bytes,
             usage.extents,
             usage.index_bytes,
-            usage.volumes.iter().map(|volume| u64::from(volume.free_segments)).sum(),
             usage.volumes.iter().map(|volume| u64::from(volume.segments)).sum(),
         ]) {
             snapshot.add_row(description, Value::Count(value));
         }
         snapshot.add(&*self.figures.origin);
+        let none = Arc::default();
+        snapshot.add(&*self.watching.probes().map_or(none, |probes| probes.figures()));
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();
@@ -149,6 +164,18 @@ impl Status {
                 "run the daemon as root, or write 1024 to the mount's read_ahead_kb in /sys/class/bdi",
             );
         }
+        self.add_degraded_probes(snapshot);
+        if let Err(
+            why @ (NoPassthrough::Capability | NoPassthrough::UserNamespace | NoPassthrough::Refused),
+        ) = self.mount.passthrough().state()
+        {
+            snapshot.degrade(
+                "passthrough",
+                &why.to_string(),
+                "large objects are copied through the daemon, at a fifth of the disk's speed",
+                "run the daemon with CAP_SYS_ADMIN",
+            );
+        }
         if self.store.engine == "psync" {
             snapshot.degrade(
                 "io_uring",
@@ -170,12 +197,32 @@ impl Status {
     }
 }
 
-fn probes() -> ProbeState {
-    ProbeState {
-        tier: "C".to_owned(),
-        why: "this version has no probes: only the daemon's own requests are seen".to_owned(),
-        attached: Vec::new(),
+impl Status {
+    /// What the probes do not see and might; nothing while they load.
+    fn add_degraded_probes(&self, snapshot: &mut Snapshot) {
+        let Some(probes) = self.watching.probes().filter(|probes| probes.wait(Duration::ZERO)) else {
+            return;
+        };
+        let report = probes.report();
+        if report.tier == Tier::C {
+            snapshot.degrade(
+                "probes",
+                &report.why,
+                "reads that the page cache serves are not seen, and not in any figure",
+                "give the daemon CAP_BPF and CAP_PERFMON: see docs/probes.md",
+            );
+        }
     }
+}
+
+/// Which reads the probes see.
+fn probe_state(watching: &Watching) -> ProbeState {
+    let Some(probes) = watching.probes() else {
+        let why = "--probes off: only requests that reach the daemon are seen".to_owned();
+        return ProbeState { tier: "C".to_owned(), why, attached: Vec::new() };
+    };
+    let ProbeReport { tier, why, attached, .. } = probes.report();
+    ProbeState { tier: tier.to_string(), why, attached }
 }
 
 fn value(value: RowValue) -> Value {

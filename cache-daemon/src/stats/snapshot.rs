@@ -6,12 +6,14 @@
 use std::path::PathBuf;
 
 use fuse_frontend::figures::{RequestCounts, Row};
+use fuse_frontend::transport::passthrough::figures_at_start;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
 use super::cache::CacheFigures;
 use super::catalog::CatalogFigures;
 use super::origin::OriginFigures;
+use super::probe::ProbeFigures;
 use super::store::{StoreFigures, USAGE};
 use super::{Description, Figures, Value};
 use crate::control::ControlFigures;
@@ -210,7 +212,8 @@ impl Snapshot {
 
 /// Every figure that a daemon has. docs/stats.md is this, as a table.
 pub fn catalogue() -> Vec<Description> {
-    let fuse: Vec<Description> = RequestCounts::default().snapshot().iter().map(described).collect();
+    let fuse = [RequestCounts::default().snapshot(), figures_at_start()].concat();
+    let fuse: Vec<Description> = fuse.iter().map(described).collect();
     [
         &fuse,
         CacheFigures::DESCRIPTIONS,
@@ -218,6 +221,7 @@ pub fn catalogue() -> Vec<Description> {
         StoreFigures::DESCRIPTIONS,
         &USAGE,
         OriginFigures::DESCRIPTIONS,
+        ProbeFigures::DESCRIPTIONS,
         ControlFigures::DESCRIPTIONS,
     ]
     .concat()

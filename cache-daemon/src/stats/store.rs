@@ -62,13 +62,8 @@ crate::figures! {
     }
 }
 
-/// Occupancy, which is measured when it is asked for: limit, used, live, extents, index, free segments, segments.
-pub const USAGE: [Description; 7] = [
-    Description {
-        name: "store_limit_bytes",
-        unit: "bytes",
-        meaning: "The limit on everything on disk: --cache-size.",
-    },
+/// Occupancy, which is measured when it is asked for: used, live, extents, index, segments.
+pub const USAGE: [Description; 5] = [
     Description {
         name: "store_used_bytes",
         unit: "bytes",
@@ -81,6 +76,5 @@ pub const USAGE: [Description; 7] = [
     },
     Description { name: "store_extents", unit: "extents", meaning: "Extents that can be read." },
     Description { name: "store_index_bytes", unit: "bytes", meaning: "Memory of the index." },
-    Description { name: "store_free_segments", unit: "segments", meaning: "Segments that nothing is in." },
     Description { name: "store_segments", unit: "segments", meaning: "Segments of all volumes." },
 ];

@@ -38,6 +38,11 @@ pub struct StoreConfig {
     pub format: bool,
     /// The engine to use.
     pub engine: EngineKind,
+    /// Let a kernel thread take submissions (IORING_SETUP_SQPOLL): it costs a core.
+    pub sqpoll: bool,
+    /// Let readers poll for completions (IORING_SETUP_IOPOLL): the device's queues must poll. The writer
+    /// does not, because a polling ring cannot sync (Linux `io_uring/sync.c`, `io_fsync_prep`).
+    pub iopoll: bool,
     /// Reader threads a volume.
     pub read_threads: usize,
     /// Device reads in flight for each of them; each costs a buffer of 1 MiB.
@@ -73,6 +78,8 @@ impl StoreConfig {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             format: false,
             engine: EngineKind::Auto,
+            sqpoll: false,
+            iopoll: false,
             read_threads: 2,
             read_depth: 16,
             read_deadline: Duration::from_secs(3),

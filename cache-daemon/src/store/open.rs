@@ -172,7 +172,8 @@ fn scan_all(
                         return Ok(Vec::new());
                     }
                     let pool = BufferPool::new(SCAN_DEPTH, PAGE_BYTES as usize).map_err(fail)?;
-                    let (engine, slot, _) = disk(config, &planned.medium, usize::from(SCAN_DEPTH), &pool)?;
+                    let (engine, slot, _) =
+                        disk(config, &planned.medium, usize::from(SCAN_DEPTH), &pool, true)?;
                     Scan::new(volume, (engine, slot, pool), planned.medium.file())
                         .recover(checkpoint)
                         .map_err(fail)

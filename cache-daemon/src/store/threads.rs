@@ -19,15 +19,16 @@ use super::writer::{self, Writer};
 use super::{Handle, VolumeReport};
 use crate::io::{BufferPool, Engine, EngineOptions, EngineReport, FileSlot, Waker, engine};
 
-/// An engine with the volume's file, and buffers for it.
+/// An engine with the volume's file, and buffers for it. `polls`: only reads are submitted, so that it may poll.
 pub(super) fn disk(
     config: &StoreConfig,
     medium: &Medium,
     depth: usize,
     pool: &BufferPool,
+    polls: bool,
 ) -> Result<(Box<dyn Engine>, FileSlot, EngineReport), StoreError> {
     let fail = |error| StoreError::io(medium.place(), "start an I/O engine for", error);
-    let options = EngineOptions { depth, ..EngineOptions::default() };
+    let options = EngineOptions { depth, sqpoll: config.sqpoll, iopoll: config.iopoll && polls };
     let (mut engine, report) = engine(config.engine, pool, &options).map_err(fail)?;
     let slot = engine.register(medium.file().clone()).map_err(fail)?;
     Ok((engine, slot, report))
@@ -83,7 +84,7 @@ fn start_writer(
 ) -> Result<WriterThread, StoreError> {
     let depth = config.writer.depth + writer::SPARE_DEPTH;
     let pool = pool(medium, depth, Writer::buffer_bytes(volume.layout.segment_bytes))?;
-    let (engine, slot, report) = disk(config, medium, depth, &pool)?;
+    let (engine, slot, report) = disk(config, medium, depth, &pool, false)?;
     let waker = engine.waker();
     let (sender, requests) = bounded(config.queue);
     let disk = writer::Disk { engine, slot, pool };
@@ -101,7 +102,7 @@ fn start_reader(
 ) -> Result<(Sender<reader::Request>, Waker, JoinHandle<()>), StoreError> {
     let depth = config.read_depth;
     let pool = pool(medium, depth, Reader::buffer_bytes(volume.layout.segment_bytes))?;
-    let (engine, slot, _) = disk(config, medium, depth, &pool)?;
+    let (engine, slot, _) = disk(config, medium, depth, &pool, true)?;
     let waker = engine.waker();
     let (sender, requests) = bounded(config.queue);
     let disk = reader::Disk { engine, slot, pool };

@@ -1,2 +1,32 @@
 //! Types shared by the probes and the daemon: `repr(C)`, fixed widths, explicit padding, sizes asserted.
+//!
+//! The object carries [`LAYOUT_VERSION`] in the name of its settings symbol, so that an object of another
+//! layout does not load, instead of being misread.
+//!
+//! | type | lives in | written by | read by |
+//! |---|---|---|---|
+//! | [`Settings`] | .rodata | the daemon, before the load | the verifier, as constants |
+//! | [`Control`] | array of one, mapped | the daemon, at any time | probes |
+//! | [`Clock`] | array of one, mapped | probes, once | the daemon |
+//! | [`Heat`] | array by inode number, mapped | probes | the daemon, without a system call |
+//! | [`Reader`] | array by thread, mapped | probes | probes; the daemon, without a system call |
+//! | [`ReaderTotals`] | hash by process | probes, when a thread's place is taken | the daemon |
+//! | [`Losses`] | array of one per CPU | probes | the daemon |
+//! | [`Event`] | ring buffer | probes | the daemon |
 #![no_std]
+
+mod event;
+mod heat;
+mod reader;
+mod settings;
+
+pub use event::{Event, EventFlags, Losses};
+pub use heat::Heat;
+pub use reader::{READERS, Reader, ReaderTotals, ReadingKey};
+pub use settings::{Clock, Control, Settings, SettingsFlags};
+
+/// Raised with every change of a type here; [`SETTINGS_SYMBOL`] and the symbol in `ebpf/src/settings.rs` follow it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// The symbol of the object's [`Settings`].
+pub const SETTINGS_SYMBOL: &str = "SETTINGS_1";

@@ -7,7 +7,8 @@ use std::io;
 
 use fuser::{InitFlags, KernelConfig};
 
-use crate::negotiate::{Agreement, Offer, ServeMode, choose};
+use crate::negotiate::{Agreement, Mode, NoPassthrough, Offer, ServeMode, choose};
+use crate::transport::passthrough::permitted;
 
 /// INIT flags asked for beyond fuser's own (ASYNC_READ, BIG_WRITES, MAX_PAGES). READDIRPLUS_AUTO is not: it
 /// would send plain READDIRs for parts of a walk, whose names then cost a LOOKUP each. EXPORT_SUPPORT is not: a node
@@ -21,6 +22,11 @@ const WANTED: [(InitFlags, &str); 6] = [
     (InitFlags::FUSE_NO_EXPORT_SUPPORT, "FUSE_NO_EXPORT_SUPPORT"),
 ];
 
+/// How many file systems deep a backing file may lie below the mount: 1, so not on a stacked one. With 2 it might be on
+/// overlayfs, but then nothing could be stacked on the mount, such as a container's overlay
+/// (`FILESYSTEM_MAX_STACK_DEPTH` is 2, and the mount's own depth is this number).
+const MAX_STACK_DEPTH: u32 = 1;
+
 /// What INIT is to ask for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
@@ -28,6 +34,8 @@ pub(crate) struct Wanted {
     pub max_read_bytes: u32,
     pub max_background: u16,
     pub congestion_threshold: Option<u16>,
+    pub passthrough: bool,
+    pub large_share: f64,
 }
 
 /// Settles the connection's parameters in `config`.
@@ -36,8 +44,24 @@ pub(super) fn agree(wanted: &Wanted, config: &mut KernelConfig) -> io::Result<Ag
     let offer = Offer {
         no_open: offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
         no_opendir: offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
+        passthrough: match (wanted.passthrough, offered.contains(InitFlags::FUSE_PASSTHROUGH)) {
+            (false, _) => Err(NoPassthrough::TurnedOff),
+            (true, false) => Err(NoPassthrough::Kernel),
+            (true, true) => permitted(),
+        },
     };
-    let (mode, mode_reason) = choose(wanted.serve, offer);
+    let (mode, mode_reason) = choose(wanted.serve, offer, wanted.large_share);
+    let passthrough = match mode {
+        Mode::Open => offer.passthrough,
+        // What stands in the way first.
+        Mode::NoOpen => offer.passthrough.and(Err(NoPassthrough::NoOpen)),
+    };
+    if passthrough.is_ok() {
+        config.set_max_stack_depth(MAX_STACK_DEPTH).map_err(out_of_range)?;
+        config
+            .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
+            .map_err(|_| io::Error::other("FUSE_PASSTHROUGH was offered and is refused"))?;
+    }
     let missing: Vec<_> = WANTED
         .iter()
         .filter(|(flag, _)| config.add_capabilities(*flag).is_err())
@@ -57,6 +81,7 @@ pub(super) fn agree(wanted: &Wanted, config: &mut KernelConfig) -> io::Result<Ag
     Ok(Agreement {
         mode,
         mode_reason,
+        passthrough,
         protocol: (version.0, version.1),
         max_read_bytes,
         max_background: wanted.max_background,

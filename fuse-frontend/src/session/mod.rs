@@ -39,7 +39,8 @@ use crate::fs::{Fs, Wanted};
 use crate::inode::Look;
 use crate::negotiate::{Agreement, Mode};
 use crate::notifier::Notifier;
-use crate::source::FileSource;
+use crate::source::{FileSource, Ino};
+use crate::transport::passthrough::{Passthrough, Revoke, Revoked};
 use ended::Ended;
 use mountinfo::MountLine;
 use unmount::Refusal;
@@ -61,6 +62,8 @@ pub struct MountReport {
     pub mode: Mode,
     /// Why.
     pub mode_reason: String,
+    /// Whether whole local files are handed to the kernel, or why not; [`Mount::passthrough`] knows what came of it.
+    pub passthrough: Result<(), String>,
     /// The readahead window in KiB, or why it stayed the kernel's 128: then a file of 110 KiB costs 1.35 READs.
     pub read_ahead_kb: Result<u32, String>,
     /// The kernel's FUSE protocol, major and minor.
@@ -102,6 +105,7 @@ pub struct Mount {
     minor: u32,
     busy_grace: Duration,
     counts: Arc<RequestCounts>,
+    passthrough: Arc<Passthrough>,
     notifier: Notifier,
     ended: Arc<Ended>,
     session: Mutex<Option<JoinHandle<()>>>,
@@ -122,13 +126,14 @@ impl Mount {
             MountOptions::threads_for(std::thread::available_parallelism().map_or(1, usize::from))
         });
         let place = Place { path, line };
-        let Begun { agreement, notifier, ended, session } =
+        let Begun { agreement, passthrough, notifier, ended, session } =
             begin(&options, source, device, threads, counts.clone(), place.clone())
                 .inspect_err(|_| place.take_away())?;
         let report = MountReport {
             mounted_by,
             mode: agreement.mode,
             mode_reason: agreement.mode_reason,
+            passthrough: agreement.passthrough.map_err(|why| why.to_string()),
             read_ahead_kb: readahead::raise(place.line.major, place.line.minor, options.read_ahead_kb),
             protocol: agreement.protocol,
             threads,
@@ -144,6 +149,7 @@ impl Mount {
             minor: place.line.minor,
             busy_grace: options.busy_grace,
             counts,
+            passthrough,
             notifier,
             ended,
             session: Mutex::new(Some(session)),
@@ -158,6 +164,17 @@ impl Mount {
     /// What the kernel asked so far.
     pub fn counts(&self) -> &Arc<RequestCounts> {
         &self.counts
+    }
+
+    /// The local files that the kernel reads itself: figures, and for whoever takes files away, a handle that keeps neither
+    /// mount nor source alive.
+    pub fn passthrough(&self) -> &Arc<Passthrough> {
+        &self.passthrough
+    }
+
+    /// Takes back the local file of `ino`: [`Passthrough::revoke`].
+    pub fn revoke(&self, ino: Ino, why: Revoke) -> Revoked {
+        self.passthrough.revoke(ino, why)
     }
 
     /// Sends the kernel what changed; mind the rule in [`crate::notifier`].
@@ -261,6 +278,7 @@ impl Place {
 
 struct Begun {
     agreement: Agreement,
+    passthrough: Arc<Passthrough>,
     notifier: Notifier,
     ended: Arc<Ended>,
     session: JoinHandle<()>,
@@ -287,10 +305,13 @@ fn begin(
         max_read_bytes: options.max_read_bytes,
         max_background: options.max_background,
         congestion_threshold: options.congestion_threshold,
+        passthrough: options.passthrough,
+        large_share: options.large_share,
     };
     let agreed = Arc::new(OnceLock::new());
-    let fs = Fs::new(source, look, wanted, counts, agreed.clone());
     let ours = Arc::new(device.as_fd().try_clone_to_owned().map_err(MountError::Threads)?);
+    let passthrough = Arc::new(Passthrough::new(Arc::downgrade(&ours), options.backing_ids_max));
+    let fs = Fs::new(source.clone(), look, wanted, counts, passthrough.clone(), agreed.clone());
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
@@ -304,6 +325,7 @@ fn begin(
     let session = {
         let ended = ended.clone();
         let place = place.clone();
+        let passthrough = passthrough.clone();
         let serve = move || {
             let outcome = session.run().map_err(|error| error.to_string());
             if let Err(error) = &outcome {
@@ -312,13 +334,15 @@ fn begin(
                 place.take_away();
             }
             drop(ours);
+            passthrough.end(&*source);
+            drop(source);
             ended.set(outcome);
         };
         std::thread::Builder::new().name("fuse-session".into()).spawn(serve).map_err(MountError::Threads)?
     };
     // From here on the threads answer; if they could not start, the connection is closed and this fails.
     nix::sys::statfs::statfs(&place.path).map_err(|errno| MountError::Threads(errno.into()))?;
-    Ok(Begun { agreement, notifier, ended, session })
+    Ok(Begun { agreement, passthrough, notifier, ended, session })
 }
 
 fn join(session: Option<JoinHandle<()>>) {

@@ -157,13 +157,18 @@ fn a_mount_covered_by_another_is_not_confused_with_it() {
 
 /// This test program again, in a process of its own, running one test that is otherwise ignored.
 fn child(program: &mut Command, mountpoint: &Path) -> Child {
-    program.args(["--exact", "lifecycle::child_that_mounts", "--ignored", "--nocapture"]);
+    child_running("lifecycle::child_that_mounts", program, mountpoint)
+}
+
+/// As [`child`], running `test`.
+pub(crate) fn child_running(test: &str, program: &mut Command, mountpoint: &Path) -> Child {
+    program.args(["--exact", test, "--ignored", "--nocapture"]);
     program.env("MOUNTPOINT", mountpoint).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 /// Runs this test program as an ordinary user, with a /dev/fuse of mode 0666 as udev makes it. Some containers have
 /// it root's only; so a node of our own is put over it, where nobody but the child sees it.
-fn as_nobody() -> Command {
+pub(crate) fn as_nobody() -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
     command.arg(
@@ -176,7 +181,7 @@ fn as_nobody() -> Command {
 }
 
 /// Reads the child's output up to a line that starts with `word`, and returns that line.
-fn await_line(child: &mut Child, word: &str) -> String {
+pub(crate) fn await_line(child: &mut Child, word: &str) -> String {
     let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
     lines.map(Result::unwrap).find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("no line {word}"))
 }
@@ -226,13 +231,13 @@ fn a_dead_mount_of_an_earlier_run_is_cleared_away() {
 /// An ordinary user's id for tests: nobody's.
 const NOBODY: u32 = 65534;
 
-fn mountpoint_of_nobody() -> tempfile::TempDir {
+pub(crate) fn mountpoint_of_nobody() -> tempfile::TempDir {
     let dir = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o755)).tempdir().unwrap();
     std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     dir
 }
 
-fn no_fusermount() -> bool {
+pub(crate) fn no_fusermount() -> bool {
     let missing = Command::new("fusermount3").arg("--version").stdout(Stdio::null()).status().is_err();
     if missing {
         eprintln!("SKIPPED: fusermount3 is missing (package fuse3)");

@@ -5,8 +5,13 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod backed;
+mod kernel_rule;
 mod lifecycle;
 mod notifying;
+mod passing;
+mod passing_ends;
+mod passing_faults;
 mod reading;
 mod refusing;
 mod stalling;

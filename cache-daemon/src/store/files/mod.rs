@@ -184,6 +184,7 @@ impl Files {
                 // Half of what small objects have: these reads are larger.
                 let depth = (config.read_depth / 2).max(2);
                 let pool = BufferPool::new(depth as u16, CHUNK_BYTES as usize)?;
+                // No polling: the kernel serves most of these bytes by itself, and a core is a core.
                 let options = EngineOptions { depth, ..EngineOptions::default() };
                 let (engine, _) = engine(config.engine, &pool, &options)?;
                 let waker = engine.waker();

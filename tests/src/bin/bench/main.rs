@@ -11,6 +11,7 @@ mod list;
 mod machine;
 mod pairs;
 mod plot;
+mod probes;
 mod report;
 mod row;
 
@@ -20,7 +21,7 @@ use row::Results;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// epoch, list, or report.
+    /// epoch, list, probes, or report.
     name: String,
     /// Print an object a line.
     #[arg(long)]
@@ -56,8 +57,9 @@ fn main() -> anyhow::Result<()> {
     match arguments.name.as_str() {
         "epoch" => epoch::run(effort, &mut results)?,
         "list" => list::run(effort, &mut results)?,
+        "probes" => probes::run(effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, or report"),
+        unknown => bail!("no benchmark is called {unknown}: epoch, list, probes, or report"),
     }
     // A quick run must not replace numbers that somebody waited for.
     if effort.quick { Ok(()) } else { results.keep() }

@@ -1,0 +1,430 @@
+//! Loading and attaching: which programs, with which constants, and what to do without.
+//!
+//! Reads are seen by the first of `read_verified` (tier A) and `pages_got` (tier B) that attaches; faults by the two
+//! tracepoints where they are, else by fentry. Two that see the same access never run together: it would count twice.
+
+use std::error::Error;
+use std::fmt::{self, Write};
+
+use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::Program;
+use aya::programs::fentry::FEntryLinkId;
+use aya::programs::tp_btf::BtfTracePointLinkId;
+use aya::{Btf, Ebpf, EbpfLoader};
+use ebpf_common::{
+    Clock, Control, Heat as Record, Losses, READERS, Reader, ReaderTotals, SETTINGS_SYMBOL, Settings,
+    SettingsFlags,
+};
+use fuse_frontend::source::Ino;
+use parking_lot::Mutex;
+
+use super::event::Event;
+use super::mapped::Mapped;
+use super::offsets::{self, Field, Kernel};
+use super::readers::{self, ReaderRow};
+use super::report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
+use super::rights;
+use crate::stats::probe::ProbeFigures;
+
+/// Where a program is put.
+#[derive(Clone, Copy)]
+enum Hook {
+    /// The entry of a function of the kernel.
+    Fentry(&'static str),
+    /// A tracepoint whose arguments are typed.
+    Tracepoint(&'static str),
+}
+
+/// A program of the object, and the fields that it reads.
+struct Probe {
+    name: &'static str,
+    hook: Hook,
+    needs: &'static [Field],
+}
+
+const MAPPING: &[Field] =
+    &[offsets::MAPPING_HOST, offsets::INODE_SB, offsets::INODE_INO, offsets::INODE_SIZE, offsets::SB_DEV];
+const FILE: &[Field] =
+    &[offsets::FILE_INODE, offsets::INODE_SB, offsets::INODE_INO, offsets::INODE_SIZE, offsets::SB_DEV];
+const FAULT: &[Field] = &[
+    offsets::FAULT_VMA,
+    offsets::FAULT_PGOFF,
+    offsets::VMA_FILE,
+    offsets::FILE_INODE,
+    offsets::INODE_SB,
+    offsets::INODE_INO,
+    offsets::INODE_SIZE,
+    offsets::SB_DEV,
+];
+
+const READ_CALLS: Probe = Probe { name: "read_verified", hook: Hook::Fentry("rw_verify_area"), needs: FILE };
+const READ_PAGES: Probe =
+    Probe { name: "pages_got", hook: Hook::Tracepoint("mm_filemap_get_pages"), needs: MAPPING };
+const FAULTS_TRACED: [Probe; 2] = [
+    Probe { name: "pages_mapped", hook: Hook::Tracepoint("mm_filemap_map_pages"), needs: MAPPING },
+    Probe { name: "page_faulted", hook: Hook::Tracepoint("mm_filemap_fault"), needs: MAPPING },
+];
+const FAULTS_ENTERED: [Probe; 2] = [
+    Probe { name: "map_pages_entered", hook: Hook::Fentry("filemap_map_pages"), needs: FAULT },
+    Probe { name: "fault_entered", hook: Hook::Fentry("filemap_fault"), needs: FAULT },
+];
+
+/// What runs in the kernel, and the maps that it shares with us. Dropping it detaches.
+pub(super) struct Attached {
+    heat: Mapped<Record>,
+    readers: Mapped<Reader>,
+    control: Mapped<Control>,
+    clock: Mapped<Clock>,
+    tick_ns: u64,
+    retired: HashMap<MapData, u32, Shared<ReaderTotals>>,
+    losses: PerCpuArray<MapData, Shared<Losses>>,
+    ring: Mutex<RingBuf<MapData>>,
+    map_bytes: u64,
+    ebpf: Ebpf,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").field("map_bytes", &self.map_bytes).finish_non_exhaustive()
+    }
+}
+
+/// A type that both sides know, for aya.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+struct Shared<T>(T);
+
+// SAFETY: `repr(C)`, integers only, no implicit padding.
+unsafe impl aya::Pod for Shared<Settings> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Shared<ReaderTotals> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Shared<Losses> {}
+
+/// Loads and attaches as much as works; tier C's report if that does not suffice.
+pub(super) fn attach(options: &ProbeOptions) -> Result<(ProbeReport, Attached), ProbeReport> {
+    if options.best == Tier::C {
+        return Err(ProbeReport::nothing("probes are turned off"));
+    }
+    if let Some(missing) = rights::missing() {
+        return Err(ProbeReport::nothing(missing));
+    }
+    let kernel = Kernel::running().map_err(ProbeReport::nothing)?;
+    let mut ebpf = load(options, &kernel).map_err(ProbeReport::nothing)?;
+    let btf = Btf::from_sys_fs().map_err(|error| ProbeReport::nothing(chain(&error)))?;
+    let mut report =
+        Attaching { ebpf: &mut ebpf, kernel: &kernel, btf: &btf, report: ProbeReport::nothing("") }
+            .all(options.best);
+    if report.tier == Tier::C {
+        return Err(report);
+    }
+    match Attached::new(options, ebpf) {
+        Ok(attached) => {
+            report.map_bytes = attached.map_bytes;
+            Ok((report, attached))
+        }
+        Err(why) => Err(ProbeReport { left_out: report.left_out, ..ProbeReport::nothing(why) }),
+    }
+}
+
+fn load(options: &ProbeOptions, kernel: &Kernel) -> Result<Ebpf, String> {
+    let mut settings = kernel.settings();
+    settings.device = kernel_device(options.device);
+    settings.pause_ticks = u64::try_from(options.pause.as_nanos()).unwrap_or(u64::MAX) / tick_ns();
+    if kernel_release() < (6, 8) {
+        settings.flags |= SettingsFlags::VERIFIED_TWICE;
+    }
+    EbpfLoader::new()
+        .btf(None)
+        .override_global(SETTINGS_SYMBOL, &Shared(settings), true)
+        .map_max_entries("HEAT", options.heat_entries())
+        .map_max_entries("EVENTS", options.ring_bytes)
+        .load(options.object)
+        .map_err(|error| chain(&error))
+}
+
+/// Attaching, one program after the other.
+struct Attaching<'a> {
+    ebpf: &'a mut Ebpf,
+    kernel: &'a Kernel,
+    btf: &'a Btf,
+    report: ProbeReport,
+}
+
+impl Attaching<'_> {
+    fn all(mut self, best: Tier) -> ProbeReport {
+        let (tier, why) = if best == Tier::A && self.add(&READ_CALLS) {
+            (Tier::A, "every read of the VFS is seen, to the byte".to_owned())
+        } else if self.add(&READ_PAGES) {
+            (Tier::B, self.only_pages())
+        } else {
+            (Tier::C, self.nothing())
+        };
+        (self.report.tier, self.report.why) = (tier, why);
+        if tier != Tier::C && !self.both(&FAULTS_TRACED) {
+            self.both(&FAULTS_ENTERED);
+        }
+        self.report
+    }
+
+    fn only_pages(&self) -> String {
+        let why = match self.report.left_out.first() {
+            Some(left_out) => format!("fentry is refused ({})", left_out.why),
+            None => "tier A is turned off".to_owned(),
+        };
+        format!("{why}: only what reads take from the page cache is seen, in pages")
+    }
+
+    fn nothing(&self) -> String {
+        let mut why = "no program that sees reads could be attached".to_owned();
+        for LeftOut { program, why: reason } in &self.report.left_out {
+            let _ = write!(why, "; {program}: {reason}");
+        }
+        why
+    }
+
+    /// Adds both, or none: one alone would see some of the faults and not others.
+    fn both(&mut self, [first, second]: &[Probe; 2]) -> bool {
+        let Some(link) = self.link(first) else { return false };
+        if self.add(second) {
+            return true;
+        }
+        self.report.attached.pop();
+        self.detach(first, link);
+        false
+    }
+
+    fn add(&mut self, probe: &Probe) -> bool {
+        self.link(probe).is_some()
+    }
+
+    /// Loads and attaches one program, and writes down how that went.
+    fn link(&mut self, probe: &Probe) -> Option<Link> {
+        let result = match self.kernel.lacks(probe.needs) {
+            Some(lacking) => Err(lacking),
+            None => self.attach(probe),
+        };
+        let (Hook::Fentry(hook) | Hook::Tracepoint(hook)) = probe.hook;
+        let program = format!("{} ({hook})", probe.name);
+        match result {
+            Ok(link) => {
+                self.report.attached.push(program);
+                Some(link)
+            }
+            Err(why) => {
+                self.report.left_out.push(LeftOut { program, why });
+                None
+            }
+        }
+    }
+
+    fn attach(&mut self, probe: &Probe) -> Result<Link, String> {
+        let program = self.ebpf.program_mut(probe.name).ok_or("the object has no such program")?;
+        let attached = match (probe.hook, program) {
+            (Hook::Fentry(function), Program::FEntry(program)) => {
+                program.load(function, self.btf).and_then(|()| program.attach()).map(Link::Fentry)
+            }
+            (Hook::Tracepoint(name), Program::BtfTracePoint(program)) => {
+                program.load(name, self.btf).and_then(|()| program.attach()).map(Link::Tracepoint)
+            }
+            _ => return Err("the object has a program of another kind".to_owned()),
+        };
+        attached.map_err(|error| {
+            tracing::debug!(program = probe.name, %error, "not attached");
+            chain(&error)
+        })
+    }
+
+    fn detach(&mut self, probe: &Probe, link: Link) {
+        // Fails only for a link that is not there.
+        let _ = match (link, self.ebpf.program_mut(probe.name)) {
+            (Link::Fentry(link), Some(Program::FEntry(program))) => program.detach(link),
+            (Link::Tracepoint(link), Some(Program::BtfTracePoint(program))) => program.detach(link),
+            _ => Ok(()),
+        };
+    }
+}
+
+/// A program that runs.
+enum Link {
+    Fentry(FEntryLinkId),
+    Tracepoint(BtfTracePointLinkId),
+}
+
+impl Attached {
+    fn new(options: &ProbeOptions, mut ebpf: Ebpf) -> Result<Self, String> {
+        let heat_entries = options.heat_entries();
+        let mut take = |name: &str| {
+            let map = ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"))?;
+            Ok::<_, String>(map)
+        };
+        let array = |map: aya::maps::Map| match map {
+            aya::maps::Map::Array(data) => Ok(data),
+            _ => Err("a map of the object is of another kind".to_owned()),
+        };
+        let heat =
+            Mapped::new(array(take("HEAT")?)?.fd(), heat_entries as usize).map_err(|error| chain(&error))?;
+        let readers =
+            Mapped::new(array(take("READING")?)?.fd(), READERS as usize).map_err(|error| chain(&error))?;
+        let control = Mapped::new(array(take("CONTROL")?)?.fd(), 1).map_err(|error| chain(&error))?;
+        let clock = Mapped::new(array(take("CLOCK")?)?.fd(), 1).map_err(|error| chain(&error))?;
+        let retired = take("RETIRED")?.try_into().map_err(|error| chain(&error))?;
+        let losses = take("LOSSES")?.try_into().map_err(|error| chain(&error))?;
+        let ring = RingBuf::try_from(take("EVENTS")?).map_err(|error| chain(&error))?;
+        let map_bytes = u64::from(heat_entries) * size_of::<Record>() as u64
+            + u64::from(READERS) * size_of::<Reader>() as u64
+            + u64::from(options.ring_bytes);
+        Ok(Self {
+            heat,
+            readers,
+            control,
+            clock,
+            tick_ns: tick_ns(),
+            retired,
+            losses,
+            ring: Mutex::new(ring),
+            map_bytes,
+            ebpf,
+        })
+    }
+
+    pub(super) fn heat(&self, ino: Ino) -> Option<Heat> {
+        let record = self.heat.read(usize::try_from(ino.0).ok()?)?;
+        Some(Heat {
+            bytes: record.bytes,
+            reads: record.reads,
+            faults: record.faults,
+            begins: record.begins,
+            epoch: record.epoch,
+            touched_ns: self.ns(record.touched_ticks),
+        })
+    }
+
+    /// The moment of a tick on the monotonic clock; 0 for tick 0, which means never.
+    fn ns(&self, ticks: u64) -> u64 {
+        match self.clock.read(0) {
+            Some(clock) if ticks != 0 => {
+                let since = (ticks.wrapping_sub(clock.ticks) as i64).saturating_mul(self.tick_ns as i64);
+                clock.ns.saturating_add_signed(since)
+            }
+            _ => 0,
+        }
+    }
+
+    pub(super) fn drain(&self, take: &mut dyn FnMut(Event)) -> usize {
+        let mut ring = self.ring.lock();
+        let mut taken = 0;
+        while let Some(record) = ring.next() {
+            if let Some(event) = Event::decode(&record) {
+                take(event);
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    pub(super) fn readers(&self) -> Vec<ReaderRow> {
+        let retired = self.retired.iter().filter_map(Result::ok).map(|(tgid, totals)| (tgid, totals.0));
+        readers::by_process(self.threads(), retired, |ticks| self.ns(ticks))
+    }
+
+    fn threads(&self) -> impl Iterator<Item = Reader> {
+        (0..self.readers.len()).filter_map(|place| self.readers.read(place))
+    }
+
+    pub(super) fn set_epoch(&self, epoch: u32) {
+        self.control.write(0, Control { epoch, padding: 0 });
+    }
+
+    pub(super) fn observe(&self, figures: &ProbeFigures) {
+        let rows = self.readers();
+        let sum = |of: fn(&ReaderRow) -> u64| rows.iter().map(of).sum();
+        figures.reads.set(sum(|row| row.reads));
+        figures.read_bytes.set(sum(|row| row.bytes));
+        figures.faults.set(sum(|row| row.faults));
+        figures.readings.set(sum(|row| row.files));
+        figures.map_bytes.set(self.map_bytes);
+        if let Ok(losses) = self.losses.get(&0, 0) {
+            let sum = |of: fn(&Losses) -> u64| losses.iter().map(|of_cpu| of(&of_cpu.0)).sum();
+            figures.events.set(sum(|losses| losses.events));
+            figures.events_dropped.set(sum(|losses| losses.dropped));
+            figures.inodes_beyond.set(sum(|losses| losses.beyond));
+        }
+    }
+
+    pub(super) fn costs(&self) -> Vec<Cost> {
+        let of = |(name, program): (&str, &Program)| {
+            let info = program.info().ok()?;
+            Some(Cost { program: name.to_owned(), runs: info.run_count(), time: info.run_time() })
+        };
+        let mut costs: Vec<_> = self.ebpf.programs().filter_map(of).collect();
+        costs.sort_unstable_by(|a, b| a.program.cmp(&b.program));
+        costs
+    }
+}
+
+/// The kernel's own form of a device number, from stat(2)'s.
+fn kernel_device(st_dev: u64) -> u32 {
+    let (major, minor) = (nix::sys::stat::major(st_dev), nix::sys::stat::minor(st_dev));
+    // 12 bits and 20 bits: MKDEV of include/linux/kdev_t.h.
+    u32::try_from(major << 20 | minor).unwrap_or(0)
+}
+
+/// The length of a kernel tick, ns: 1/HZ.
+fn tick_ns() -> u64 {
+    let mut tick = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to `tick`.
+    let done = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &mut tick) };
+    // 4 ms, HZ = 250, is what most distributions build with.
+    if done == 0 { u64::try_from(tick.tv_nsec).unwrap_or(0).max(1) } else { 4_000_000 }
+}
+
+/// Major and minor of the running kernel; (0, 0) if it does not say.
+fn kernel_release() -> (u32, u32) {
+    let Ok(name) = nix::sys::utsname::uname() else { return (0, 0) };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// What an error and its causes say, on one line; of a verifier's log its last line, which has the verdict.
+fn chain(error: &dyn Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let line = one_line(&text);
+        if !said.iter().any(|earlier| earlier.contains(&line)) {
+            said.push(line);
+        }
+        next = error.source();
+    }
+    said.join(": ")
+}
+
+fn one_line(text: &str) -> String {
+    let is_count = |line: &&str| !line.starts_with("processed ") && !line.starts_with("verification time");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).filter(is_count);
+    let first = lines.next().unwrap_or_default();
+    match lines.next_back() {
+        Some(last) => format!("{first} ... {last}"),
+        None => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_are_as_the_kernel_keeps_them() {
+        assert_eq!(kernel_device(nix::sys::stat::makedev(0, 0x1_2345)), 0x1_2345);
+        assert_eq!(kernel_device(nix::sys::stat::makedev(8, 17)), 8 << 20 | 17);
+    }
+
+    #[test]
+    fn a_verifiers_log_becomes_its_verdict() {
+        let log = "refused: Permission denied. Verifier output: 0: R1=ctx()\n1: r1 = r2\nR2 !read_ok\nprocessed 2 insns\n";
+        assert_eq!(one_line(log), "refused: Permission denied. Verifier output: 0: R1=ctx() ... R2 !read_ok");
+    }
+}

@@ -1,0 +1,150 @@
+//! Where fields lie in the running kernel's structs: from its own type information (BTF).
+//!
+//! Read in place from an anonymous file: btf-rs's parsed form of the 5.5 MB takes some 60 MiB and 0.1 s. (The kernel's
+//! own file can be mapped only from 6.16 on.)
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use btf_rs::{Backend, Btf, EnumMember, Type};
+use ebpf_common::{Settings, SettingsFlags};
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// A field, by its struct and its path.
+pub(super) type Field = (&'static str, &'static str);
+
+pub(super) const MAPPING_HOST: Field = ("address_space", "host");
+pub(super) const INODE_SB: Field = ("inode", "i_sb");
+pub(super) const INODE_INO: Field = ("inode", "i_ino");
+pub(super) const INODE_SIZE: Field = ("inode", "i_size");
+pub(super) const SB_DEV: Field = ("super_block", "s_dev");
+pub(super) const FILE_INODE: Field = ("file", "f_inode");
+pub(super) const FAULT_VMA: Field = ("vm_fault", "vma");
+pub(super) const FAULT_PGOFF: Field = ("vm_fault", "pgoff");
+pub(super) const VMA_FILE: Field = ("vm_area_struct", "vm_file");
+const TASK_PID: Field = ("task_struct", "pid");
+const TASK_TGID: Field = ("task_struct", "tgid");
+const TASK_SYSCR: Field = ("task_struct", "ioac.syscr");
+
+/// What the probes need to know of the running kernel.
+pub(super) struct Kernel {
+    fields: Vec<(Field, u32)>,
+    flags: u32,
+}
+
+impl Kernel {
+    /// Reads the running kernel's types.
+    ///
+    /// # Errors
+    /// Why there are none: built without CONFIG_DEBUG_INFO_BTF, or hidden in a container.
+    pub(super) fn running() -> Result<Self, String> {
+        let btf = open().map_err(|error| format!("{VMLINUX} cannot be read ({error})"))?;
+        let wanted = [
+            MAPPING_HOST,
+            INODE_SB,
+            INODE_INO,
+            INODE_SIZE,
+            SB_DEV,
+            FILE_INODE,
+            FAULT_VMA,
+            FAULT_PGOFF,
+            VMA_FILE,
+            TASK_PID,
+            TASK_TGID,
+            TASK_SYSCR,
+        ];
+        let found = |field: Field| Some((field, offset_bytes(&btf, field)?));
+        let mut kernel = Self { fields: wanted.into_iter().filter_map(found).collect(), flags: 0 };
+        let task = kernel.offset(TASK_PID).and(kernel.offset(TASK_TGID));
+        kernel.set(SettingsFlags::TASK, has_helper(&btf, "BPF_FUNC_get_current_task_btf") && task.is_some());
+        kernel.set(SettingsFlags::SYSCR, kernel.offset(TASK_SYSCR).is_some());
+        Ok(kernel)
+    }
+
+    fn set(&mut self, flag: u32, on: bool) {
+        self.flags |= if on { flag } else { 0 };
+    }
+
+    /// The offset of `field` in bytes, if this kernel has it.
+    pub(super) fn offset(&self, field: Field) -> Option<u32> {
+        self.fields.iter().find(|(known, _)| *known == field).map(|(_, offset)| *offset)
+    }
+
+    /// The first of `needed` that this kernel does not have.
+    pub(super) fn lacks(&self, needed: &[Field]) -> Option<String> {
+        let (name, path) = needed.iter().find(|field| self.offset(**field).is_none())?;
+        Some(format!("this kernel's struct {name} has no field {path} that could be found"))
+    }
+
+    /// Settings with this kernel's offsets. Programs that need what was not found must not be loaded.
+    pub(super) fn settings(&self) -> Settings {
+        let at = |field| self.offset(field).unwrap_or(0);
+        Settings {
+            pause_ticks: 0,
+            device: 0,
+            flags: self.flags,
+            mapping_host: at(MAPPING_HOST),
+            inode_sb: at(INODE_SB),
+            inode_ino: at(INODE_INO),
+            inode_size: at(INODE_SIZE),
+            sb_dev: at(SB_DEV),
+            file_inode: at(FILE_INODE),
+            fault_vma: at(FAULT_VMA),
+            fault_pgoff: at(FAULT_PGOFF),
+            vma_file: at(VMA_FILE),
+            task_pid: at(TASK_PID),
+            task_tgid: at(TASK_TGID),
+            task_syscr: at(TASK_SYSCR),
+        }
+    }
+}
+
+fn open() -> Result<Btf, Box<dyn std::error::Error>> {
+    let mut copy = File::from(nix::sys::memfd::memfd_create(c"btf", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?);
+    io::copy(&mut File::open(VMLINUX)?, &mut copy)?;
+    // The mapping outlives the descriptor, and nobody else can write the file.
+    Ok(Btf::from_file_with_backend(format!("/proc/self/fd/{}", copy.as_raw_fd()), Backend::Mmap)?)
+}
+
+/// The offset of a field whose path may lead through structs and, unnamed, through anonymous members.
+fn offset_bytes(btf: &Btf, (name, path): Field) -> Option<u32> {
+    let structs = btf.resolve_types_by_name(name).ok()?;
+    let mut within = structs.into_iter().find(|found| matches!(found, Type::Struct(_)))?;
+    let mut bits = 0;
+    for part in path.split('.') {
+        let (offset, member) = member(btf, &within, part)?;
+        bits += offset;
+        within = member;
+    }
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+/// The member `name` of a struct or union: its offset in bits, and its type.
+fn member(btf: &Btf, within: &Type, name: &str) -> Option<(u32, Type)> {
+    let (Type::Struct(within) | Type::Union(within)) = within else { return None };
+    for member in &within.members {
+        let mut of = btf.resolve_chained_type(member).ok()?;
+        while let Type::Const(inner) | Type::Volatile(inner) = &of {
+            of = btf.resolve_chained_type(inner).ok()?;
+        }
+        match btf.resolve_name(member).unwrap_or_default().as_str() {
+            "" => {
+                if let Some((offset, inner)) = self::member(btf, &of, name) {
+                    return Some((member.bit_offset() + offset, inner));
+                }
+            }
+            found if found == name => return Some((member.bit_offset(), of)),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Whether programs may call the helper `name`.
+fn has_helper(btf: &Btf, name: &str) -> bool {
+    let types = btf.resolve_types_by_name("bpf_func_id").unwrap_or_default();
+    let is_it = |member: &EnumMember| btf.resolve_name(member).is_ok_and(|found| found == name);
+    types.iter().any(|found| matches!(found, Type::Enum(helpers) if helpers.members.iter().any(is_it)))
+}

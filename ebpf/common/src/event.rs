@@ -1,0 +1,53 @@
+//! Events: the beginnings and ends of a file's readings. Everything else is counted, not reported.
+
+/// One access that began a reading of a file, reached its end, or both.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// Monotonic clock, ns.
+    pub at_ns: u64,
+    /// The file.
+    pub ino: u64,
+    /// First byte of the access.
+    pub first: u64,
+    /// One past its last byte that exists.
+    pub end: u64,
+    /// Process, in the initial pid namespace.
+    pub tgid: u32,
+    /// Thread, in the initial pid namespace.
+    pub tid: u32,
+    /// [`EventFlags`].
+    pub flags: u32,
+    /// Explicit padding.
+    pub padding: u32,
+}
+
+/// Bits of [`Event::flags`].
+pub struct EventFlags;
+
+impl EventFlags {
+    /// The thread begins to read the file: at its first byte, in a file it was not in, or after a pause.
+    pub const BEGIN: u32 = 1;
+    /// The access reaches the file's last byte, for the first time in this reading.
+    pub const END: u32 = 2;
+    /// A page fault of a mapping, else a read.
+    pub const FAULT: u32 = 4;
+    /// All bits that are used.
+    pub const ALL: u32 = 7;
+}
+
+/// What was seen and not kept, per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Events put into the ring.
+    pub events: u64,
+    /// Events for which the ring had no room.
+    pub dropped: u64,
+    /// Accesses to inodes above the heat array's end.
+    pub beyond: u64,
+    /// Explicit padding.
+    pub padding: u64,
+}
+
+const _: () = assert!(size_of::<Event>() == 48 && size_of::<Losses>() == 32);

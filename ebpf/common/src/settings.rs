@@ -1,0 +1,73 @@
+//! What the daemon tells the probes: once before the load, and while they run.
+
+/// Constants of one load, in .rodata. aya freezes it, so the verifier takes each field as a known number:
+/// offsets are accepted in direct loads through typed pointers, and branches on flags cost nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// A reader's pause in a file after which it begins a new reading of it, in ticks.
+    pub pause_ticks: u64,
+    /// The mount's device number as the kernel keeps it: `(major << 20) | minor`.
+    pub device: u32,
+    /// [`SettingsFlags`].
+    pub flags: u32,
+    /// `struct address_space`: `host`.
+    pub mapping_host: u32,
+    /// `struct inode`: `i_sb`.
+    pub inode_sb: u32,
+    /// `struct inode`: `i_ino`.
+    pub inode_ino: u32,
+    /// `struct inode`: `i_size`.
+    pub inode_size: u32,
+    /// `struct super_block`: `s_dev`.
+    pub sb_dev: u32,
+    /// `struct file`: `f_inode`.
+    pub file_inode: u32,
+    /// `struct vm_fault`: `vma`.
+    pub fault_vma: u32,
+    /// `struct vm_fault`: `pgoff`.
+    pub fault_pgoff: u32,
+    /// `struct vm_area_struct`: `vm_file`.
+    pub vma_file: u32,
+    /// `struct task_struct`: `pid`, which is the thread's id.
+    pub task_pid: u32,
+    /// `struct task_struct`: `tgid`.
+    pub task_tgid: u32,
+    /// `struct task_struct`: `ioac.syscr`, the number of read system calls so far.
+    pub task_syscr: u32,
+}
+
+/// Bits of [`Settings::flags`].
+pub struct SettingsFlags;
+
+impl SettingsFlags {
+    /// The kernel has `bpf_get_current_task_btf` (5.11), and `task_pid`, `task_tgid` are set.
+    pub const TASK: u32 = 1;
+    /// `task_syscr` is set.
+    pub const SYSCR: u32 = 2;
+    /// `rw_verify_area` is called for a sendfile as a whole and again for its parts (before 6.8).
+    pub const VERIFIED_TWICE: u32 = 4;
+}
+
+/// What the daemon may change while the probes run.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Copied into [`crate::Heat::epoch`] where a reading begins.
+    pub epoch: u32,
+    /// Explicit padding.
+    pub padding: u32,
+}
+
+/// One moment on two clocks: ties the kernel's ticks, whose count costs one load, to the monotonic clock, which costs
+/// 20 ns. A tick's length is the resolution of `CLOCK_MONOTONIC_COARSE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// `jiffies` when a reading first began.
+    pub ticks: u64,
+    /// Monotonic clock then, ns. 0: not yet.
+    pub ns: u64,
+}
+
+const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);

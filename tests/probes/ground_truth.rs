@@ -1,0 +1,203 @@
+//! A seeded mix of every way to read, against what the probes counted for each file.
+//!
+//! Tier A is exact to the byte. Tier B counts the pages that an access spans, the last one up to the file's end:
+//! - Of cached files exactly those, but for a page more of a splice that begins within a page.
+//! - Of files that are not cached at most those: where a read runs from cached pages into pages that are still being
+//!   read, `filemap_get_pages` hands out the cached ones without its tracepoint (Linux 6.18, its `err` label).
+//! - O_DIRECT is not seen.
+//!
+//! In both tiers a page fault counts the window of up to 16 pages that it maps, each page once in a walk through a mapping.
+
+use std::fs::{File, OpenOptions};
+use std::io::{IoSliceMut, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+
+use cache_daemon::probe::{Heat, Tier};
+use nix::fcntl::SpliceFFlags;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::{Mounted, PAGE, Sample, drop_pages, grown};
+
+/// A way to read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Read,
+    Pread,
+    Readv,
+    Sendfile,
+    Splice,
+    Mmap,
+    Direct,
+}
+
+const WAYS: [Way; 7] =
+    [Way::Read, Way::Pread, Way::Readv, Way::Sendfile, Way::Splice, Way::Mmap, Way::Direct];
+
+/// What a way to read must have been counted as.
+struct Truth {
+    /// At least these bytes, and at most `more` more.
+    bytes: u64,
+    more: u64,
+    reads: std::ops::RangeInclusive<u32>,
+    faults: std::ops::RangeInclusive<u32>,
+}
+
+/// Bytes of `first..end` as this tier counts them.
+fn counted(tier: Tier, size: u64, first: u64, end: u64) -> u64 {
+    if first >= size {
+        return 0;
+    }
+    match tier {
+        Tier::A => end.min(size) - first,
+        _ => end.next_multiple_of(PAGE).min(size) - first / PAGE * PAGE,
+    }
+}
+
+fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth {
+    let file = File::open(&sample.path).unwrap();
+    let one =
+        |bytes| Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=u32::from(bytes > 0), faults: 0..=0 };
+    let bytes = counted(tier, sample.size, first, first + len);
+    match way {
+        Way::Read => {
+            let mut file = file;
+            file.seek(SeekFrom::Start(first)).unwrap();
+            let _ = file.read(&mut vec![0; len as usize]).unwrap();
+            one(bytes)
+        }
+        Way::Pread => {
+            let _ = file.read_at(&mut vec![0; len as usize], first).unwrap();
+            one(bytes)
+        }
+        Way::Readv => {
+            let (mut head, mut tail) = (vec![0; len as usize / 3], vec![0; (len - len / 3) as usize]);
+            let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(&mut tail)];
+            nix::sys::uio::preadv(&file, &mut parts, first as i64).unwrap();
+            one(bytes)
+        }
+        Way::Sendfile => {
+            let sink = OpenOptions::new().write(true).open("/dev/null").unwrap();
+            let mut at = first as i64;
+            let sent =
+                nix::sys::sendfile::sendfile(&sink, &file, Some(&mut at), len as usize).unwrap() as u64;
+            assert_eq!(sent, (first + len).min(sample.size).saturating_sub(first));
+            // Once for each 16 pages of the pipe between.
+            Truth {
+                bytes,
+                more: 0,
+                reads: u32::from(bytes > 0)..=(bytes / (8 * PAGE) + 1) as u32,
+                faults: 0..=0,
+            }
+        }
+        Way::Splice => {
+            let calls = splice(&file, first, len);
+            // A call that starts within a page asks for one page more than the pipe has room for; the next starts there.
+            Truth { bytes, more: PAGE, reads: u32::from(bytes > 0)..=calls, faults: 0..=0 }
+        }
+        Way::Mmap => mapped(&file, sample),
+        Way::Direct => {
+            let direct =
+                OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&sample.path).unwrap();
+            let (first, len) = (first / PAGE * PAGE, len.next_multiple_of(PAGE));
+            let mut buffer = vec![0; (len + PAGE) as usize];
+            let aligned = buffer.as_ptr().align_offset(PAGE as usize);
+            let _ = direct.read_at(&mut buffer[aligned..aligned + len as usize], first).unwrap();
+            one(if tier == Tier::A { counted(tier, sample.size, first, first + len) } else { 0 })
+        }
+    }
+}
+
+/// Splices through a pipe, emptying it each time; the number of calls.
+fn splice(file: &File, first: u64, len: u64) -> u32 {
+    let (out, into) = nix::unistd::pipe().unwrap();
+    let mut sink = File::from(out);
+    let (mut at, mut left, mut calls) = (first as i64, len as usize, 0);
+    while left > 0 {
+        let moved =
+            nix::fcntl::splice(file, Some(&mut at), &into, None, left, SpliceFFlags::empty()).unwrap();
+        if moved == 0 {
+            break;
+        }
+        calls += 1;
+        left -= moved;
+        sink.read_exact(&mut vec![0; moved]).unwrap();
+    }
+    calls
+}
+
+/// Maps the whole file and touches each page in order.
+fn mapped(file: &File, sample: &Sample) -> Truth {
+    // SAFETY: nobody changes the file: the mount is read-only and its source constant.
+    let map = unsafe { memmap2::Mmap::map(file).unwrap() };
+    let sum: u64 = map.iter().step_by(PAGE as usize).map(|byte| u64::from(*byte)).sum();
+    std::hint::black_box(sum);
+    let pages = sample.size.div_ceil(PAGE) as u32;
+    Truth { bytes: sample.size, more: 0, reads: 0..=0, faults: pages.div_ceil(16)..=pages }
+}
+
+fn check(tier: Tier, cached: bool, heat: Heat, truth: &Truth, what: &str) {
+    let exact = cached || tier == Tier::A || truth.bytes <= PAGE;
+    let least = if exact { truth.bytes } else { 1 };
+    let bytes = least..=truth.bytes + truth.more;
+    assert!(bytes.contains(&heat.bytes), "bytes {bytes:?}: {what}: {heat:?}");
+    assert!(truth.reads.contains(&heat.reads), "reads {:?}: {what}: {heat:?}", truth.reads);
+    assert!(truth.faults.contains(&heat.faults), "faults {:?}: {what}: {heat:?}", truth.faults);
+}
+
+fn mix(cached: bool, seed: u64) {
+    let sizes = [1, 100, 4095, 4096, 4097, 20_000, 65_536, 70_001, 300_000, 1 << 20, 3_000_001];
+    let Some(mounted) = Mounted::new(&sizes) else { return };
+    let Some(probes) = mounted.watch() else { return };
+    let tier = probes.report().tier;
+    let mut random = StdRng::seed_from_u64(seed);
+    mounted.samples.iter().for_each(|sample| drop(std::fs::read(&sample.path).unwrap()));
+    for step in 0..600 {
+        let sample = mounted.samples.choose(&mut random).unwrap();
+        let way = *WAYS.choose(&mut random).unwrap();
+        let first = random.random_range(0..sample.size + 100);
+        let len = random.random_range(1..=sample.size + 5000);
+        if !cached {
+            drop_pages(&File::open(&sample.path).unwrap());
+        }
+        // Another file between, so that a fault in a window that was mapped a moment ago is a new one.
+        let other = mounted.samples.iter().find(|other| other.ino != sample.ino).unwrap();
+        std::fs::read(&other.path).unwrap();
+        let before = probes.heat(sample.ino);
+        let truth = perform(way, tier, sample, first, len);
+        let what = format!(
+            "seed {seed} step {step}: {way:?} {first}+{len} of {} bytes, cached {cached}",
+            sample.size
+        );
+        check(tier, cached, grown(probes.heat(sample.ino), before), &truth, &what);
+    }
+}
+
+#[test]
+fn every_way_to_read_cached_files_is_counted_as_it_was_done() {
+    mix(true, 1);
+    mix(true, 2);
+}
+
+#[test]
+fn every_way_to_read_files_that_are_not_cached_is_counted_as_it_was_done() {
+    mix(false, 3);
+}
+
+#[test]
+fn a_file_read_in_pieces_counts_each_piece_and_one_reading() {
+    let Some(mounted) = Mounted::new(&[100_000]) else { return };
+    let Some(probes) = mounted.watch() else { return };
+    let sample = &mounted.samples[0];
+    for piece in [1000, 4096, 5000, 65_536] {
+        let file = File::open(&sample.path).unwrap();
+        let before = probes.heat(sample.ino);
+        for first in (0..sample.size).step_by(piece) {
+            let _ = file.read_at(&mut vec![0; piece], first).unwrap();
+        }
+        let heat = grown(probes.heat(sample.ino), before);
+        assert_eq!(u64::from(heat.reads), sample.size.div_ceil(piece as u64), "pieces of {piece}");
+        assert_eq!(heat.begins, 1, "pieces of {piece}");
+    }
+}

@@ -1,0 +1,138 @@
+//! What each kernel must have. A kernel that lacks it, or a daemon that does not use it, fails: a silent fallback would
+//! pass every other test.
+
+use super::protocol::{Daemon, Facts};
+
+/// What must be there, and what cannot be.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The beginning of the version.
+    kernel: &'static str,
+    fuse_protocol: (u32, u32),
+    fuse_flags: &'static [&'static str],
+    uring_flags: &'static [&'static str],
+    module_btf: bool,
+}
+
+const URING_5_10: &[&str] = &["IOPOLL", "SQPOLL"];
+const URING_6_1: &[&str] = &["IOPOLL", "SQPOLL", "COOP_TASKRUN", "SINGLE_ISSUER", "DEFER_TASKRUN"];
+
+const KERNELS: [Expected; 4] = [
+    Expected {
+        kernel: "5.10",
+        fuse_protocol: (7, 32),
+        fuse_flags: &["no-open", "max-pages", "no-opendir"],
+        uring_flags: URING_5_10,
+        module_btf: false,
+    },
+    Expected {
+        kernel: "6.1",
+        fuse_protocol: (7, 38),
+        fuse_flags: &["no-open", "max-pages", "no-opendir"],
+        uring_flags: URING_6_1,
+        module_btf: true,
+    },
+    Expected {
+        kernel: "6.12",
+        fuse_protocol: (7, 41),
+        fuse_flags: &["no-open", "max-pages", "no-opendir", "passthrough"],
+        uring_flags: URING_6_1,
+        module_btf: true,
+    },
+    Expected {
+        kernel: "7.3",
+        fuse_protocol: (7, 46),
+        fuse_flags: &[
+            "no-open",
+            "max-pages",
+            "no-opendir",
+            "passthrough",
+            "over-io-uring",
+            "request-timeout",
+        ],
+        uring_flags: URING_6_1,
+        module_btf: true,
+    },
+];
+
+/// What the kernel `version` must have; none if it is not one that is known.
+pub fn expected(version: &str) -> Option<Expected> {
+    KERNELS.into_iter().find(|expected| expected.kernel == version)
+}
+
+impl Expected {
+    /// Where `facts` differ, one sentence each. More than expected is a difference too: the table is to be right.
+    pub fn differences(&self, facts: &Facts) -> Vec<String> {
+        let mut differences = Vec::new();
+        let mut compare = |what: &str, is: &dyn std::fmt::Debug, must: &dyn std::fmt::Debug| {
+            let (is, must) = (format!("{is:?}"), format!("{must:?}"));
+            if is != must {
+                differences.push(format!("{what} is {is}, must be {must}"));
+            }
+        };
+        compare("FUSE's protocol", &facts.fuse_protocol, &self.fuse_protocol);
+        compare("what FUSE offers", &facts.fuse_flags, &self.fuse_flags);
+        compare("io_uring", &facts.uring, &true);
+        compare("io_uring's setup flags", &facts.uring_flags, &self.uring_flags);
+        compare("BTF of the kernel", &facts.btf, &true);
+        compare("BTF of modules", &facts.module_btf, &self.module_btf);
+        differences
+    }
+}
+
+/// What a daemon run as root must use on every kernel of the table.
+pub fn daemon_differences(daemon: &Daemon) -> Vec<String> {
+    let mut differences = Vec::new();
+    if daemon.engine != "io_uring" {
+        differences.push(format!("the store's engine is {}, must be io_uring", daemon.engine));
+    }
+    if daemon.serve != "noopen" {
+        differences.push(format!("the mount's mode is {}, must be noopen", daemon.serve));
+    }
+    if daemon.read_ahead_kb.is_none() {
+        differences.push("the mount's readahead was not set".to_owned());
+    }
+    differences.extend(daemon.off.iter().map(|off| format!("off: {off}")));
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_flag_and_one_too_many_are_told() {
+        let expected = expected("6.12").unwrap();
+        let good = Facts {
+            fuse_protocol: (7, 41),
+            fuse_flags: expected.fuse_flags.iter().map(|flag| (*flag).to_owned()).collect(),
+            uring: true,
+            uring_flags: URING_6_1.iter().map(|flag| (*flag).to_owned()).collect(),
+            btf: true,
+            module_btf: true,
+        };
+        assert_eq!(expected.differences(&good), [""; 0]);
+        let without = Facts { fuse_flags: vec!["no-open".into()], ..good.clone() };
+        assert!(expected.differences(&without)[0].contains("passthrough"));
+        let other = super::expected("6.1").unwrap().differences(&good);
+        assert_eq!(other.len(), 2, "{other:?}");
+    }
+
+    #[test]
+    fn a_daemon_that_fell_back_is_told() {
+        let daemon = Daemon {
+            serve: "noopen".into(),
+            engine: "psync".into(),
+            probe_tier: "C".into(),
+            read_ahead_kb: Some(1024),
+            off: vec![],
+        };
+        assert_eq!(daemon_differences(&daemon), ["the store's engine is psync, must be io_uring"]);
+    }
+
+    #[test]
+    fn versions_are_not_taken_for_one_another() {
+        assert!(expected("6.1").is_some_and(|expected| expected.fuse_protocol == (7, 38)));
+        assert!(expected("5.15").is_none(), "bracketed, not run");
+    }
+}

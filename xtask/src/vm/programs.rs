@@ -1,0 +1,121 @@
+//! Our programs and test executables, linked statically: the guest has no libraries.
+//!
+//! The gnu target with `+crt-static` is enough, no musl. Profile and target directory are their own, so that nothing that
+//! is built for the host is built again for this, or the other way round.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use super::home;
+use crate::command::cargo;
+
+/// With `--target`, cargo does not apply RUSTFLAGS to build scripts and procedural macros, which cannot be static.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What is built, always together: the features of dependencies are those of all packages named at once, and other sets
+/// of packages would build them again.
+const PACKAGES: [&str; 6] = ["-p", "cache-daemon", "-p", "epochcache-tests", "-p", "fuse-frontend"];
+const PROGRAMS: [&str; 5] = ["epochcache", "cachectl", "s3-origin", "reader", "guest-init"];
+const TESTS: [&str; 2] = ["e2e", "mounted"];
+
+/// Built programs.
+pub struct Programs {
+    /// Programs by name.
+    pub programs: Vec<Built>,
+    /// Test executables, by the name of the test or, of unit tests, of the library.
+    pub tests: Vec<Built>,
+}
+
+/// One executable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Built {
+    /// Without cargo's hash.
+    pub name: String,
+    /// Where it lies on the host.
+    pub path: PathBuf,
+}
+
+impl Programs {
+    /// Builds all of them.
+    pub fn build() -> anyhow::Result<Self> {
+        if !home().join("build").exists() {
+            eprintln!("   the first time this takes 5 to 15 minutes on two cores");
+        }
+        let mut build = cargo_static("build");
+        for program in PROGRAMS {
+            build.args(["--bin", program]);
+        }
+        for test in TESTS {
+            build.args(["--test", test]);
+        }
+        let mut artifacts = run(build)?;
+        let mut unit_tests = cargo_static("test");
+        unit_tests.args(["--no-run", "--lib"]);
+        artifacts.extend(run(unit_tests)?);
+
+        let (tests, programs): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|(is_test, _)| *is_test);
+        let strip = |all: Vec<(bool, Built)>| all.into_iter().map(|(_, built)| built);
+        let programs = strip(programs).filter(|built| PROGRAMS.contains(&built.name.as_str())).collect();
+        Ok(Self { programs, tests: strip(tests).collect() })
+    }
+}
+
+fn cargo_static(what: &str) -> Command {
+    let mut command = cargo([what, "--profile", "vm", "--target", TARGET]);
+    command.args(["--message-format", "json-render-diagnostics"]).args(PACKAGES);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static").env("CARGO_TARGET_DIR", home().join("build"));
+    command
+}
+
+/// The executables that `command` makes, and whether each is of tests. Cargo's progress goes to standard error.
+fn run(mut command: Command) -> anyhow::Result<Vec<(bool, Built)>> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cargo")?;
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut built = Vec::new();
+    for line in lines {
+        built.extend(executable(&line?));
+    }
+    ensure!(child.wait()?.success(), "the static build failed");
+    Ok(built)
+}
+
+/// A message of cargo, as far as it matters.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    target: Target,
+    profile: Profile,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+fn executable(line: &str) -> Option<(bool, Built)> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    Some((message.profile.test, Built { name: message.target.name, path: message.executable? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_found_among_cargos_messages() {
+        let library = r#"{"reason":"compiler-artifact","target":{"name":"a"},"profile":{"test":false},"executable":null}"#;
+        assert_eq!(executable(library), None);
+        assert_eq!(executable(r#"{"reason":"build-finished","success":true}"#), None);
+        let test = r#"{"reason":"compiler-artifact","target":{"name":"e2e"},"profile":{"test":true},"executable":"/x/e2e-1"}"#;
+        assert_eq!(executable(test), Some((true, Built { name: "e2e".into(), path: "/x/e2e-1".into() })));
+    }
+}
