@@ -98,7 +98,6 @@ impl VolumeFiles {
     }
 
     /// Hands a read to the next reader, or to any that has room in its queue.
-    #[expect(clippy::result_large_err, reason = "the request goes back to whoever asked")]
     pub fn read(&self, request: reader::Request) -> Result<(), TrySendError<reader::Request>> {
         let readers = self.readers.get().expect("readers run before anybody can ask");
         self.volume.figures.reads_queued.add(1);

@@ -62,7 +62,8 @@ impl Home {
     /// Bytes of blocks that everything in the home takes.
     pub fn blocks_bytes(&self) -> u64 {
         fn of(path: &Path) -> u64 {
-            let metadata = std::fs::symlink_metadata(path).unwrap();
+            // One that is removed meanwhile takes nothing.
+            let Ok(metadata) = std::fs::symlink_metadata(path) else { return 0 };
             let inside = std::fs::read_dir(path).into_iter().flatten();
             metadata.blocks() * 512 + inside.map(|entry| of(&entry.unwrap().path())).sum::<u64>()
         }
