@@ -15,13 +15,13 @@ use zerocopy::IntoBytes;
 
 use crate::catalog::Catalog;
 use crate::control::{self, mountinfo};
-use crate::index::checkpoint::{self, BLOCK_BYTES as CHECKPOINT_BLOCK_BYTES, Scope};
+use crate::index::checkpoint::{self, BLOCK_BYTES as CHECKPOINT_BLOCK_BYTES, CheckpointError};
 use crate::index::{ExtentAddr, Index, SegmentId};
 use crate::io::claim::{Contents, HEAD_BYTES, inspect};
-use crate::object::{CHUNK_BYTES, ExtentKey};
+use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::origin::{AwsProfile, xml};
 use crate::store::files::map::{Map, slot_bytes};
-use crate::store::layout::{PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use crate::store::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::store::record::{
     EXTENT_HEADER_BYTES, ExtentHeader, Position, RecordError, SegmentHeader, StoreUuid,
 };
@@ -54,6 +54,16 @@ pub fn superblock(bytes: &[u8]) {
     check_superblock([first, second]);
     let signed = [first, second].map(|copy| signed(copy, SUPERBLOCK_BYTES, b""));
     check_superblock([&signed[0], &signed[1]]);
+    // Whatever can be written is read back, and is what the document says.
+    let pages = SEGMENT_BYTES_MIN / PAGE_BYTES + u32_at(bytes, 40) % (SEGMENT_BYTES_MAX / PAGE_BYTES - 1);
+    let segments = u32_at(bytes, 44) % (SegmentId::NUMBERS + 1);
+    check_superblock_page(&Superblock {
+        store: SOMEWHERE.store,
+        volume: u32_at(bytes, 10) as u8,
+        layout: Layout { segment_bytes: pages * PAGE_BYTES, segments },
+        generation_ceiling: u32_at(bytes, 48),
+        sequence: u64::from(u32_at(bytes, 32)),
+    });
 }
 
 fn check_superblock(copies: [&[u8]; 2]) {
@@ -68,9 +78,14 @@ fn check_superblock(copies: [&[u8]; 2]) {
             Found::Version(_) | Found::Nothing => {}
         }
     }
-    let page = found.page();
-    assert_eq!(Superblock::find([b"", &page]), Found::Ours(found));
-    assert!(found.is_of_this_volume(&page));
+    check_superblock_page(&found);
+}
+
+fn check_superblock_page(superblock: &Superblock) {
+    let page = superblock.page();
+    assert_eq!(Superblock::find([b"", &page]), Found::Ours(*superblock));
+    assert!(superblock.is_of_this_volume(&page));
+    assert!(signed(&page, SUPERBLOCK_BYTES, b"") == page);
     let damaged = damaged(&page[..SUPERBLOCK_BYTES]);
     assert!(!matches!(Superblock::find([&damaged, b""]), Found::Ours(_)), "a flipped bit is believed");
 }
@@ -78,22 +93,26 @@ fn check_superblock(copies: [&[u8]; 2]) {
 /// A segment header, as of the segment that it says it is.
 pub fn segment_header(bytes: &[u8]) {
     let position = Position { segment: u32_at(bytes, 16), offset: 0, ..SOMEWHERE };
-    for bytes in [bytes, &signed(bytes, SEGMENT_HEADER_BYTES, &sealed_position(position))] {
+    let seal = sealed_position(position);
+    for bytes in [bytes, &signed(bytes, SEGMENT_HEADER_BYTES, &seal)] {
         let Ok(generation) = SegmentHeader::read(bytes, position) else { continue };
-        let again = SegmentHeader::new(position, generation);
-        assert_eq!(SegmentHeader::read(again.as_bytes(), position), Ok(generation));
+        assert_eq!(generation, u32_at(bytes, 8));
         let damaged = damaged(&bytes[..SEGMENT_HEADER_BYTES]);
         assert!(SegmentHeader::read(&damaged, position).is_err(), "a flipped bit is believed");
         let elsewhere = Position { volume: position.volume ^ 1, ..position };
         assert_eq!(SegmentHeader::read(bytes, elsewhere), Err(RecordError::Checksum));
     }
+    // Whatever can be written is read back, and is what the document says.
+    let written = SegmentHeader::new(position, u32_at(bytes, 8));
+    assert_eq!(SegmentHeader::read(written.as_bytes(), position), Ok(u32_at(bytes, 8)));
+    assert!(signed(written.as_bytes(), SEGMENT_HEADER_BYTES, &seal) == written.as_bytes());
 }
 
 /// An extent: its header, and as much of its data as there is.
 pub fn extent_header(bytes: &[u8]) {
-    let signed = signed(bytes, EXTENT_HEADER_BYTES, &sealed_position(SOMEWHERE));
-    for bytes in [bytes, &signed] {
-        let generation = u32_at(bytes, 8);
+    let seal = sealed_position(SOMEWHERE);
+    let generation = u32_at(bytes, 8);
+    for bytes in [bytes, &signed(bytes, EXTENT_HEADER_BYTES, &seal)] {
         let Ok(header) = ExtentHeader::read(bytes, SOMEWHERE, generation) else { continue };
         let (head, data) = bytes.split_at(EXTENT_HEADER_BYTES);
         assert!((1..=CHUNK_BYTES).contains(&u64::from(header.data_bytes())));
@@ -103,20 +122,20 @@ pub fn extent_header(bytes: &[u8]) {
         assert_eq!(stale, Some(RecordError::Generation { found: generation, expected: generation ^ 1 }));
         // Any block number may come from a caller's arithmetic: none is a panic.
         let _ = header.check_data(usize::from(head[60]), data);
-        check_extent(header.key(), &data[..data.len().min(header.data_bytes() as usize)]);
     }
-}
-
-/// What is written is read back, and damage to it is found.
-fn check_extent(key: ExtentKey, data: &[u8]) {
-    if data.is_empty() {
+    // Whatever can be written is read back, and is what the document says.
+    let Some((head, data)) = bytes.split_at_checked(EXTENT_HEADER_BYTES) else { return };
+    if data.is_empty() || data.len() as u64 > CHUNK_BYTES {
         return;
     }
-    let header = ExtentHeader::new(SOMEWHERE, 7, key, data);
-    let again = ExtentHeader::read(header.as_bytes(), SOMEWHERE, 7).expect("it was just written");
-    assert_eq!((again.key(), again.data_bytes() as usize), (key, data.len()));
-    assert_eq!(again.check_data(0, data), Ok(()));
-    assert!(matches!(again.check_data(0, &damaged(data)), Err(RecordError::Data(_))));
+    let object = Fingerprint(*head[16..].first_chunk().expect("a header is longer"));
+    let key = ExtentKey { object, chunk: u32_at(head, 32) };
+    let written = ExtentHeader::new(SOMEWHERE, generation, key, data);
+    assert!(signed(written.as_bytes(), EXTENT_HEADER_BYTES, &seal) == written.as_bytes());
+    let read = ExtentHeader::read(written.as_bytes(), SOMEWHERE, generation).expect("it was just written");
+    assert_eq!((read.key(), read.data_bytes() as usize), (key, data.len()));
+    assert_eq!(read.check_data(0, data), Ok(()));
+    assert!(matches!(read.check_data(0, &damaged(data)), Err(RecordError::Data(_))));
 }
 
 /// A slot of the map of a backing file.
@@ -156,28 +175,29 @@ fn signed_map(bytes: &[u8]) -> Vec<u8> {
 
 /// A checkpoint of the index.
 pub fn index_checkpoint(bytes: &[u8]) {
-    check_checkpoint(bytes);
-    if let Some(signed) = signed_checkpoint(bytes) {
-        let whole = check_checkpoint(&signed);
-        if whole {
-            // Every byte of it is under a checksum.
-            assert!(decoded_checkpoint(&damaged(&signed)).is_none(), "a flipped bit is believed");
-        }
+    if let Ok(extents) = decoded_checkpoint(bytes) {
+        check_extents(extents);
     }
+    let Some(signed) = signed_checkpoint(bytes) else { return };
+    match decoded_checkpoint(&signed) {
+        Ok(extents) => check_extents(extents),
+        Err(CheckpointError::Record { .. }) => {}
+        Err(error) => panic!("{error}, though it is as the document says"),
+    }
+    assert!(decoded_checkpoint(&damaged(&signed)).is_err(), "a flipped bit is believed");
 }
 
-fn decoded_checkpoint(bytes: &[u8]) -> Option<(Scope, Vec<(ExtentKey, ExtentAddr)>)> {
-    let decoder = checkpoint::decode(bytes).ok()?;
+fn decoded_checkpoint(bytes: &[u8]) -> Result<Vec<(ExtentKey, ExtentAddr)>, CheckpointError> {
+    let decoder = checkpoint::decode(bytes)?;
     assert!(decoder.extents() <= bytes.len() as u64, "a count that the file cannot hold");
     let mut extents = Vec::with_capacity(decoder.extents() as usize);
-    decoder.for_each(|key, addr| extents.push((key, addr))).ok()?;
+    decoder.for_each(|key, addr| extents.push((key, addr)))?;
     assert_eq!(extents.len() as u64, decoder.extents());
-    Some((decoder.scope().clone(), extents))
+    Ok(extents)
 }
 
-/// Whether it was one. The index that it gives holds the last address of every key in it, and no other.
-fn check_checkpoint(bytes: &[u8]) -> bool {
-    let Some((_, extents)) = decoded_checkpoint(bytes) else { return false };
+/// The index that they give holds the last address of every key, and no other.
+fn check_extents(extents: Vec<(ExtentKey, ExtentAddr)>) {
     let index = Index::with_capacity(extents.len());
     for (key, addr) in &extents {
         assert!(addr.offset.is_multiple_of(PAGE_BYTES) && (1..=CHUNK_BYTES).contains(&u64::from(addr.len)));
@@ -187,7 +207,6 @@ fn check_checkpoint(bytes: &[u8]) -> bool {
     assert_eq!(index.len(), last.len());
     assert!(last.iter().all(|(key, addr)| index.get(key) == Some(*addr)));
     assert_eq!(index.self_check(), Ok(()));
-    true
 }
 
 /// The checkpoint that `bytes` come nearest to: the header's count of segments, as many extents as there
@@ -309,6 +328,7 @@ pub fn aws_profile(bytes: &[u8]) {
     let (config, credentials) = text.split_once('\0').unwrap_or((&text, ""));
     for name in ["default", "lab"] {
         let Ok(profile) = AwsProfile::of_texts(name, config, credentials) else { continue };
+        assert!(profile.session_token.is_none() || profile.keys.is_some(), "a token of no keys");
         let [config, credentials] = profile_as_texts(name, &profile);
         let again = AwsProfile::of_texts(name, &config, &credentials);
         assert_eq!(again.expect("it is whole"), profile);

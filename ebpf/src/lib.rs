@@ -1,7 +1,7 @@
 //! The probes, compiled for the kernel by `cargo xtask ebpf`. Empty on the host.
 //!
-//! One file a hook family: [`pages`] (BTF tracepoints of the page cache, tier B and all faults on 6.12 and later),
-//! [`calls`] (fentry, tier A). Each only finds the inode and the range; [`touch`] does the rest, once for all.
+//! One file a hook family: `pages` (BTF tracepoints of the page cache, tier B and all faults on 6.12 and later),
+//! `calls` (fentry, tier A). Each only finds the inode and the range; `touch` does the rest, once for all.
 //!
 //! Rules
 //! - Filter first: everything that is not of our mount leaves after four loads (the tracepoint costs the host 54 ns
@@ -35,8 +35,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel lets only GPL-compatible programs call `bpf_get_current_task_btf`; "Dual MIT/GPL" is one of its names
-/// for such a licence. It covers the compiled probes only.
+/// Only GPL-compatible programs may load through typed pointers or ask for the current task, and "Dual MIT/GPL" is one of
+/// the names for such a licence that the kernel knows (include/linux/license.h). It covers the compiled probes only.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -39,7 +39,8 @@ impl Thread {
         // SAFETY: a value of an array lives as long as the map. One thread writes it at a time, but for the collisions that
         // `Reader` describes, which garble counts and nothing else.
         let reader = unsafe { &mut *maps::reader(self.tid)? };
-        if reader.tid != self.tid {
+        // The process too: ids are used again.
+        if reader.tid != self.tid || reader.tgid != self.tgid {
             self.take(reader);
         }
         Some(reader)

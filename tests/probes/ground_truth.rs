@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSliceMut, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use cache_daemon::probe::{Heat, Tier};
@@ -29,11 +30,12 @@ enum Way {
     Sendfile,
     Splice,
     Mmap,
+    Uring,
     Direct,
 }
 
-const WAYS: [Way; 7] =
-    [Way::Read, Way::Pread, Way::Readv, Way::Sendfile, Way::Splice, Way::Mmap, Way::Direct];
+const WAYS: [Way; 8] =
+    [Way::Read, Way::Pread, Way::Readv, Way::Sendfile, Way::Splice, Way::Mmap, Way::Uring, Way::Direct];
 
 /// What a way to read must have been counted as.
 struct Truth {
@@ -97,6 +99,12 @@ fn perform(way: Way, tier: Tier, sample: &Sample, first: u64, len: u64) -> Truth
             Truth { bytes, more: PAGE, reads: u32::from(bytes > 0)..=calls, faults: 0..=0 }
         }
         Way::Mmap => mapped(&file, sample),
+        Way::Uring => {
+            // On a thread of its own: the ring's end interrupts a sendfile of its thread, which then reads twice.
+            let read = || uring_read(&file, first, len as u32).is_ok();
+            let allowed = std::thread::scope(|scope| scope.spawn(read).join().unwrap());
+            one(if allowed { bytes } else { 0 })
+        }
         Way::Direct => {
             let direct =
                 OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&sample.path).unwrap();
@@ -125,6 +133,17 @@ fn splice(file: &File, first: u64, len: u64) -> u32 {
         sink.read_exact(&mut vec![0; moved]).unwrap();
     }
     calls
+}
+
+/// Reads once through io_uring.
+fn uring_read(file: &File, first: u64, len: u32) -> std::io::Result<i32> {
+    let mut buffer = vec![0; len as usize];
+    let mut ring = io_uring::IoUring::new(4)?;
+    let read = io_uring::opcode::Read::new(io_uring::types::Fd(file.as_raw_fd()), buffer.as_mut_ptr(), len);
+    // SAFETY: buffer and file outlive the only operation, which is waited for.
+    unsafe { ring.submission().push(&read.offset(first).build()).unwrap() };
+    ring.submit_and_wait(1)?;
+    Ok(ring.completion().next().unwrap().result())
 }
 
 /// Maps the whole file and touches each page in order.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use cache_daemon::probe::{ProbeOptions, Probes, Tier};
 
+use crate::PATIENCE;
+
 /// Set in a child that only holds probes.
 const HOLD: &str = "PROBES_HOLD";
 
@@ -23,7 +25,7 @@ fn hold_probes() {
     let began = std::time::Instant::now();
     let probes = Probes::start(ProbeOptions::new(1, 1000));
     let starting = began.elapsed();
-    assert!(probes.wait(Duration::from_secs(60)));
+    assert!(probes.wait(PATIENCE));
     eprintln!("start returned after {starting:?}, attached after {:?}", began.elapsed());
     // Given back just after the wait ends.
     thread::sleep(Duration::from_millis(200));
@@ -122,7 +124,7 @@ fn loading_keeps_no_memory() {
 fn dropped_probes_leave_no_program_map_or_link() {
     let before = held(std::process::id());
     let probes = Probes::start(ProbeOptions::new(1, 1000));
-    assert!(probes.wait(Duration::from_secs(60)));
+    assert!(probes.wait(PATIENCE));
     if probes.report().tier == Tier::C {
         return eprintln!("SKIPPED: no probes here: {}", probes.report().why);
     }

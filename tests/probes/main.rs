@@ -28,6 +28,9 @@ use rand::{RngCore, SeedableRng};
 
 pub(crate) const PAGE: u64 = 4096;
 
+/// Longer than loading takes anywhere; an emulated machine's clock may run away from it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
+
 /// A file of the mount.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
@@ -80,7 +83,7 @@ impl Mounted {
         }
         change(&mut options);
         let probes = Probes::start(options);
-        assert!(probes.wait(Duration::from_secs(60)), "loading ends");
+        assert!(probes.wait(PATIENCE), "loading ends");
         let report = probes.report();
         if report.tier == Tier::C {
             assert!(std::env::var_os("PROBES_REQUIRED").is_none(), "no probes: {}", report.why);

@@ -18,10 +18,13 @@ fn another_mount_and_another_file_system_are_not_counted() {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(Relaxed) {
+            loop {
                 theirs.samples.iter().for_each(|sample| drop(fs::read(&sample.path).unwrap()));
                 fs::read(disk.path()).unwrap();
                 fs::read("/proc/self/stat").unwrap();
+                if done.load(Relaxed) {
+                    break;
+                }
             }
         });
         for _ in 0..20 {

@@ -122,3 +122,15 @@ fn readers_are_told_apart_by_process() {
     assert_eq!(cat.cgroup, ours.cgroup);
     assert_eq!(rows[0].tgid, std::process::id(), "the last to read comes first");
 }
+
+#[test]
+#[ignore = "takes 400 MiB of the kernel's memory"]
+fn ten_million_inodes_fit() {
+    let Some(mounted) = Mounted::new(&[5000]) else { return };
+    let began = std::time::Instant::now();
+    let Some(probes) = mounted.watch_with(|options| options.inodes = 10_000_000) else { return };
+    fs::read(&mounted.samples[0].path).unwrap();
+    assert_eq!(probes.heat(mounted.samples[0].ino).begins, 1);
+    let report = probes.report();
+    eprintln!("{} MiB of maps, attached after {:?}", report.map_bytes >> 20, began.elapsed());
+}

@@ -30,6 +30,9 @@ const LINKER: &str = "0.10.4";
 /// A nightly on the same LLVM 22.
 const NIGHTLY: &str = "nightly-2026-05-20";
 
+/// apt's own user cannot write below `target`; as root apt would complain of that.
+const UNSANDBOXED: [&str; 2] = ["-o", "APT::Sandbox::User=root"];
+
 /// What `cargo xtask ebpf` is asked.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -195,7 +198,9 @@ fn unpack_debian(home: &Path) -> anyhow::Result<()> {
     let own = own_lists(home)?;
     let downloaded = download(&packages, &[], true)
         .or_else(|_| {
-            must(Command::new("apt-get").args(&own).args(["--quiet", "--quiet", "update"]))?;
+            must(
+                Command::new("apt-get").args(&own).args(UNSANDBOXED).args(["--quiet", "--quiet", "update"]),
+            )?;
             download(&packages, &own, true)
         })
         // The archive keeps only its newest versions: take that, and let the check compare by test.
@@ -221,6 +226,7 @@ fn download(into: &Path, options: &[String], pinned: bool) -> anyhow::Result<()>
         Command::new("apt-get")
             .current_dir(into)
             .args(options)
+            .args(UNSANDBOXED)
             .args(["--quiet", "--quiet", "download"])
             .args(names),
     )

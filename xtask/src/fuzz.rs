@@ -111,7 +111,7 @@ fn work_dir() -> PathBuf {
 fn build(targets: &[String]) -> anyhow::Result<PathBuf> {
     // Naming the target, although it is the host, keeps the flags away from build scripts and macros.
     let host = host()?;
-    let mut build = cargo(["build", "--locked", "--target", &host]);
+    let mut build = cargo(["build", "--target", &host]);
     build.arg("--manifest-path").arg(fuzz_dir().join("Cargo.toml")).arg("--target-dir").arg(work_dir());
     build.args(targets.iter().flat_map(|name| ["--bin", name]));
     must(build.env("RUSTFLAGS", INSTRUMENTATION.join(" ")).env_remove("CARGO_ENCODED_RUSTFLAGS"))?;

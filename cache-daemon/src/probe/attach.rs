@@ -393,7 +393,7 @@ fn chain(error: &dyn Error) -> String {
     let mut next = Some(error);
     while let Some(error) = next {
         let text = error.to_string();
-        let line = one_line(&text);
+        let line = one_line(&text).trim_end_matches(" Verifier output:").trim_end_matches('.').to_owned();
         if !said.iter().any(|earlier| earlier.contains(&line)) {
             said.push(line);
         }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::stats::snapshot::ProbeState;
+
 /// The object that `cargo xtask ebpf` builds from `ebpf/`.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/object/probes.o"));
@@ -75,7 +77,7 @@ pub struct ProbeReport {
     pub why: String,
     /// Programs that are attached, as `name (hook)`.
     pub attached: Vec<String>,
-    /// Programs that would see more and could not be attached.
+    /// Programs that were tried and could not be attached. Where another does its work nothing is missing: `tier` says.
     pub left_out: Vec<LeftOut>,
     /// Memory of the maps in the kernel, charged to the daemon's memory cgroup.
     pub map_bytes: u64,
@@ -85,6 +87,11 @@ impl ProbeReport {
     /// Tier C.
     pub(super) fn nothing(why: impl Into<String>) -> Self {
         Self { tier: Tier::C, why: why.into(), attached: Vec::new(), left_out: Vec::new(), map_bytes: 0 }
+    }
+
+    /// As `cachectl stats` shows it.
+    pub fn state(&self) -> ProbeState {
+        ProbeState { tier: self.tier.to_string(), why: self.why.clone(), attached: self.attached.clone() }
     }
 }
 

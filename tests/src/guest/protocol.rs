@@ -75,6 +75,8 @@ pub struct Suite {
     pub only: Vec<String>,
     /// Tests that cannot pass in a guest, with the reason.
     pub skip: Vec<Skip>,
+    /// Variables of the environment.
+    pub environment: Vec<(String, String)>,
     /// Seconds after which the suite hangs.
     pub limit_s: u64,
 }

@@ -41,7 +41,10 @@ pub fn run(suite: &Suite, tests: &[String], environment: &[(&str, &Path)]) -> an
     let (reader, writer) = std::io::pipe()?;
     let mut command = Command::new(executable(suite));
     command.args(["--test-threads=1", "--nocapture", "--exact"]).args(tests);
-    command.envs(environment.iter().copied()).env("RUST_BACKTRACE", "1");
+    command
+        .envs(environment.iter().copied())
+        .envs(suite.environment.iter().cloned())
+        .env("RUST_BACKTRACE", "1");
     // Failures of property tests are kept beside the source, which is not here.
     command.env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "1").process_group(0);
     let mut child = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn()?;
@@ -160,6 +163,7 @@ mod tests {
             on: Holds::Ext4,
             only: only.iter().map(|name| (*name).to_owned()).collect(),
             skip: skip.collect(),
+            environment: vec![],
             limit_s: 1,
         }
     }

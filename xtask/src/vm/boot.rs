@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -118,6 +119,8 @@ impl Machine<'_> {
             .arg(self.initramfs)
             .args(["-append", COMMAND_LINE]);
         qemu.stdin(Stdio::null()).stdout(Stdio::piped());
+        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+        unsafe { qemu.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)) };
         qemu
     }
 }
@@ -142,7 +145,7 @@ fn read_events(from: std::process::ChildStdout, deadline: Instant, mut each: imp
     }
 }
 
-/// QEMU does not outlive us.
+/// QEMU does not outlive us, be it by an error or (the signal above) by Ctrl-C and kill.
 struct Running(Child);
 
 impl Drop for Running {

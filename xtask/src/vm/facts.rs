@@ -78,6 +78,16 @@ impl Expected {
         compare("BTF of modules", &facts.module_btf, &self.module_btf);
         differences
     }
+
+    /// Of the reasons why tests skipped, those that cannot be true here.
+    pub fn untrue<'a>(&self, skipped: &'a [String]) -> impl Iterator<Item = &'a String> {
+        let passthrough = self.fuse_flags.contains(&"passthrough");
+        skipped.iter().filter(move |reason| {
+            reason.starts_with("no io_uring")
+                || reason.starts_with("no probes")
+                || (passthrough && reason.starts_with("no passthrough"))
+        })
+    }
 }
 
 /// What a daemon run as root must use on every kernel of the table.
@@ -116,6 +126,13 @@ mod tests {
         assert!(expected.differences(&without)[0].contains("passthrough"));
         let other = super::expected("6.1").unwrap().differences(&good);
         assert_eq!(other.len(), 2, "{other:?}");
+    }
+
+    #[test]
+    fn a_test_may_not_skip_for_want_of_what_the_kernel_has() {
+        let skipped = ["no passthrough here: old".to_owned(), "python3 is not in PATH".to_owned()];
+        assert_eq!(expected("6.12").unwrap().untrue(&skipped).count(), 1);
+        assert_eq!(expected("6.1").unwrap().untrue(&skipped).count(), 0);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct Arguments {
     /// Keep the logs of kernels that passed, too (target/vm/logs).
     #[arg(long)]
     keep_logs: bool,
-    /// Write docs/kernels.md from the results; only a full run may.
+    /// Write docs/kernels.md, from the last whole run of each of these kernels, this one included.
     #[arg(long, conflicts_with = "filter")]
     write_docs: bool,
     /// A Debian mirror, and its archive of security updates; else those of this machine's apt sources.
@@ -139,7 +139,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     report::show(&rows);
     if arguments.write_docs {
-        report::write_docs(&rows)?;
+        report::write_docs(&wanted(arguments))?;
     }
     match rows.iter().filter(|row| row.failed()).count() {
         0 => Ok(()),
@@ -147,6 +147,14 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
             bail!("{failed} of {} kernels failed; their logs are in {}", rows.len(), boot::logs().display())
         }
     }
+}
+
+/// Each kernel in each flavour.
+fn wanted(arguments: &Arguments) -> Vec<Wanted> {
+    let versions = arguments.kernel.iter();
+    let all =
+        versions.flat_map(|version| arguments.flavour.iter().map(|&flavour| (version.clone(), flavour)));
+    all.map(|(version, flavour)| Wanted { version, flavour }).collect()
 }
 
 type Kernels = Vec<(Wanted, anyhow::Result<Fetched>)>;
@@ -165,12 +173,9 @@ fn fetch(arguments: &Arguments) -> anyhow::Result<(Qemu, Kernels)> {
     eprintln!("   {}", qemu.version());
     let names = apt.names("linux-")?;
     let mut kernels = Vec::new();
-    for version in &arguments.kernel {
-        for &flavour in &arguments.flavour {
-            let wanted = Wanted { version: version.clone(), flavour };
-            let fetched = step(&format!("kernel {wanted}"), || Ok(kernels::fetch(&apt, &names, &wanted)))?;
-            kernels.push((wanted, fetched));
-        }
+    for wanted in wanted(arguments) {
+        let fetched = step(&format!("kernel {wanted}"), || Ok(kernels::fetch(&apt, &names, &wanted)))?;
+        kernels.push((wanted, fetched));
     }
     Ok((qemu, kernels))
 }
@@ -198,6 +203,9 @@ fn test(
     let ended = machine.run(&report::progress)?;
     let verdict = verdict::judge(&ended, &facts::expected(&wanted.version));
     let row = Row::new(wanted, &kernel.release, ended, verdict);
+    if arguments.filter.is_none() {
+        report::keep(&row)?;
+    }
     disks::remove(machine.disks);
     if !row.failed() && !arguments.keep_logs {
         let _ = std::fs::remove_file(machine.log);

@@ -20,7 +20,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// of packages would build them again.
 const PACKAGES: [&str; 6] = ["-p", "cache-daemon", "-p", "epochcache-tests", "-p", "fuse-frontend"];
 const PROGRAMS: [&str; 5] = ["epochcache", "cachectl", "s3-origin", "reader", "guest-init"];
-const TESTS: [&str; 2] = ["e2e", "mounted"];
+const TESTS: [&str; 3] = ["e2e", "mounted", "probes"];
 
 /// Built programs.
 pub struct Programs {

@@ -2,11 +2,15 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
 
 use super::boot::Ended;
+use super::home;
 use super::kernels::Wanted;
 use super::protocol::{Daemon, Event, Facts, Outcome};
 use crate::command::root;
@@ -18,8 +22,11 @@ pub struct Row {
 }
 
 /// A kernel that was booted.
+#[derive(Serialize, Deserialize)]
 struct Ran {
     release: String,
+    /// Of the source that was tested.
+    commit: String,
     took: Duration,
     /// Seconds until the guest was set up.
     boot_s: Option<f64>,
@@ -34,6 +41,7 @@ impl Row {
     pub fn new(wanted: &Wanted, release: &str, ended: Ended, problems: Vec<String>) -> Self {
         let mut ran = Ran {
             release: release.to_owned(),
+            commit: commit(),
             took: ended.took,
             boot_s: None,
             facts: None,
@@ -115,15 +123,35 @@ fn show_one(kernel: &str, ran: &Ran) {
     }
 }
 
-/// Writes docs/kernels.md. Only of a run in which every kernel ran: the document says what was tested.
-pub fn write_docs(rows: &[Row]) -> anyhow::Result<()> {
-    let all: Vec<_> =
-        rows.iter().filter_map(|row| Some((row.kernel.as_str(), row.result.as_ref().ok()?))).collect();
-    ensure!(all.len() == rows.len(), "docs/kernels.md is not written: some kernels were skipped");
+/// Keeps what came of whole runs, so that the document can be made of runs at different times.
+pub fn keep(row: &Row) -> anyhow::Result<()> {
+    let Ok(ran) = &row.result else { return Ok(()) };
+    fs::create_dir_all(results())?;
+    Ok(fs::write(results().join(&row.kernel), serde_json::to_vec_pretty(ran)?)?)
+}
+
+fn results() -> PathBuf {
+    home().join("results")
+}
+
+/// Writes docs/kernels.md from the last whole run of each of these kernels.
+pub fn write_docs(kernels: &[Wanted]) -> anyhow::Result<()> {
+    let mut all = Vec::new();
+    for kernel in kernels.iter().map(Wanted::to_string) {
+        let text = fs::read(results().join(&kernel));
+        let text = text.with_context(|| format!("docs/kernels.md is not written: {kernel} was never run"))?;
+        all.push((kernel, serde_json::from_slice(&text)?));
+    }
     let path = root().join("docs/kernels.md");
     fs::write(&path, document(&all))?;
     eprintln!("{} is written", path.display());
     Ok(())
+}
+
+fn commit() -> String {
+    let said = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
+    let text = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
+    if text.is_empty() { "unknown".to_owned() } else { text }
 }
 
 const HEAD: &str = "# Kernels
@@ -148,6 +176,11 @@ const COSTS: &str = "
 | BTF of the kernel | no probes: reads that the page cache answers are not seen |
 | BTF of modules (before 5.11) | where FUSE is a module, no fentry probe on its functions |
 
+## What differs for users
+
+- The error of a READ reaches a program that reads through the page cache as it was answered up to 6.18, but on 7.3 always as EIO:
+  of a file that was replaced at the origin while it was open, ESTALE becomes EIO.
+
 ## What was not run
 
 - **5.15 and 6.8, the kernels of Ubuntu 22.04**, are in no Debian archive. They are bracketed: 5.15 lies between 5.10 and 6.1,
@@ -156,13 +189,14 @@ const COSTS: &str = "
 - Speed: the processor is emulated too. Numbers are in `docs/benchmarks.md`, from real machines.
 ";
 
-fn document(all: &[(&str, &Ran)]) -> String {
+fn document(all: &[(String, Ran)]) -> String {
     let facts = |of: fn(&Facts) -> String| move |ran: &Ran| ran.facts.as_ref().map_or("?".to_owned(), of);
     let daemon = |of: fn(&Daemon) -> String| move |ran: &Ran| ran.daemon.as_ref().map_or("?".to_owned(), of);
 
     let mut table = Table { all, text: HEAD.to_owned() };
     table.head();
     table.row("build", |ran| ran.release.clone());
+    table.row("epochcache's commit", |ran| ran.commit.clone());
     table.row("FUSE protocol", facts(|facts| format!("{}.{}", facts.fuse_protocol.0, facts.fuse_protocol.1)));
     for flag in ["no-open", "no-opendir", "max-pages", "passthrough", "over-io-uring", "request-timeout"] {
         table.row(&format!("FUSE {flag}"), |ran| has(ran, |facts| &facts.fuse_flags, flag));
@@ -193,13 +227,13 @@ fn document(all: &[(&str, &Ran)]) -> String {
 
 /// A table of Markdown with a column for each kernel.
 struct Table<'a> {
-    all: &'a [(&'a str, &'a Ran)],
+    all: &'a [(String, Ran)],
     text: String,
 }
 
 impl Table<'_> {
     fn head(&mut self) {
-        let kernels: Vec<_> = self.all.iter().map(|(kernel, _)| *kernel).collect();
+        let kernels: Vec<_> = self.all.iter().map(|(kernel, _)| kernel.as_str()).collect();
         let _ = writeln!(self.text, "| | {} |\n|---|{}", kernels.join(" | "), "---|".repeat(kernels.len()));
     }
 

@@ -62,7 +62,9 @@ fn event_problems(event: &Event, expected: Option<&Expected>) -> Vec<String> {
         Event::Ended(outcome) => {
             let failed = outcome.failed.iter().map(|test| format!("{}: {test} failed", outcome.suite));
             let broken = outcome.broken.iter().map(|why| format!("{}: {why}", outcome.suite));
-            failed.chain(broken).collect()
+            let untrue = expected.iter().flat_map(|expected| expected.untrue(&outcome.skipped));
+            let untrue = untrue.map(|why| format!("{}: skipped though it is there: {why}", outcome.suite));
+            failed.chain(broken).chain(untrue).collect()
         }
         Event::Ready { .. } | Event::Began { .. } | Event::Finished { .. } => Vec::new(),
     }
