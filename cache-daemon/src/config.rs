@@ -89,6 +89,8 @@ pub struct StoreOptions {
     pub places: Vec<Place>,
     /// All bytes on all places together.
     pub size_bytes: u64,
+    /// Objects of so many bytes and more get a backing file of their own.
+    pub file_from: u64,
     /// Places that hold something else, or a newer format, are taken over.
     pub format: bool,
     /// How the devices are driven.

@@ -20,6 +20,7 @@ use crate::index::{ExtentAddr, Index, SegmentId};
 use crate::io::claim::{Contents, HEAD_BYTES, inspect};
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::origin::{AwsProfile, xml};
+use crate::store::files::map::{Map, slot_bytes};
 use crate::store::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::store::record::{
     EXTENT_HEADER_BYTES, ExtentHeader, Position, RecordError, SegmentHeader, StoreUuid,
@@ -30,10 +31,11 @@ use crate::store::superblock::{self as super_block, Found, Superblock};
 pub type Target = fn(&[u8]);
 
 /// Every target by name: one file of `tests/fuzz/fuzz_targets`, one directory of `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("superblock", superblock),
     ("segment_header", segment_header),
     ("extent_header", extent_header),
+    ("backing_file_map", backing_file_map),
     ("index_checkpoint", index_checkpoint),
     ("catalog_snapshot", catalog_snapshot),
     ("device_signature", device_signature),
@@ -134,6 +136,41 @@ pub fn extent_header(bytes: &[u8]) {
     assert_eq!((read.key(), read.data_bytes() as usize), (key, data.len()));
     assert_eq!(read.check_data(0, data), Ok(()));
     assert!(matches!(read.check_data(0, &damaged(data)), Err(RecordError::Data(_))));
+}
+
+/// A slot of the map of a backing file.
+pub fn backing_file_map(bytes: &[u8]) {
+    check_map(bytes);
+    check_map(&signed_map(bytes));
+}
+
+fn check_map(slot: &[u8]) {
+    let Ok(map) = Map::decode(slot) else { return };
+    assert!(4 * map.checksums.len() + 8 * map.chunks.len() < slot.len(), "more than the slot can hold");
+    let there: u32 = map.chunks.iter().map(|word| word.count_ones()).sum();
+    assert!(there <= map.identity.chunks(), "a chunk that the object does not have");
+    assert!(Map::decode(&damaged(slot)).is_err(), "a flipped bit is believed");
+    let again = map.encode();
+    assert_eq!(Map::decode(&again).as_ref(), Ok(&map));
+    // Two slots, and one that was torn.
+    assert_eq!(Map::newest(&[&again[..], slot].concat()).as_ref(), Some(&map));
+    assert_eq!(Map::newest(&[&damaged(&again)[..], slot].concat()).as_ref(), Some(&map));
+}
+
+/// The slot that `bytes` come nearest to: as long as its object asks for, and its checksum right.
+fn signed_map(bytes: &[u8]) -> Vec<u8> {
+    const HEADER_BYTES: usize = 96;
+    let mut slot = bytes.to_vec();
+    let Some(length) = slot.get_mut(48..56) else { return slot };
+    // A fuzzer has no time for long objects.
+    length[4..].fill(0);
+    length[3] &= 0x0f;
+    let object_bytes = u64::from(u32_at(bytes, 48) & 0x0fff_ffff);
+    slot.resize(slot_bytes(object_bytes) as usize, 0);
+    slot[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
+    let checksum = crc32c::crc32c(&slot);
+    slot[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    slot
 }
 
 /// A checkpoint of the index.

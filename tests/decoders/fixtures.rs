@@ -180,7 +180,8 @@ fn make_fixtures() {
     let store = Store::open(config(dir.path()), Arc::default()).unwrap().0;
     let append = |object| {
         let (done, answer) = mpsc::channel();
-        store.append(extent(object), data(object), Box::new(move |appended| done.send(appended).unwrap()));
+        let (data, done) = (data(object), Box::new(move |appended| done.send(appended).unwrap()));
+        store.append(extent(object), data.len() as u64, data, done);
         assert_eq!(answer.recv_timeout(Duration::from_secs(60)).unwrap(), Appended::Stored);
     };
     let late: Vec<_> = OBJECTS[IN_CHECKPOINT..].to_vec();

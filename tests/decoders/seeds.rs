@@ -11,6 +11,7 @@ use cache_daemon::fuzzing::SOMEWHERE;
 use cache_daemon::index::checkpoint::{Scope, SealedSegment, save};
 use cache_daemon::index::{ExtentAddr, Generation, Index, SegmentId};
 use cache_daemon::object::{Etag, ExtentKey, Fingerprint};
+use cache_daemon::store::files::map::{Identity, Map};
 use cache_daemon::store::layout::Layout;
 use cache_daemon::store::record::{ExtentHeader, Position, SegmentHeader, StoreUuid};
 use cache_daemon::store::superblock::Superblock;
@@ -30,6 +31,7 @@ fn seeds_of_binary_formats() {
     superblocks();
     segment_headers();
     extents();
+    backing_file_maps();
     checkpoints();
     catalogs();
     devices();
@@ -53,6 +55,20 @@ fn superblocks() {
     write("superblock", "newer-version", &newer_version(copy(1, 100)));
     write("superblock", "one-of-newer-version", &[newer_version(copy(1, 100)), copy(1, 1)].concat());
     write("superblock", "torn", &[copy(1, 1), copy(2, 2)[..50].to_vec()].concat());
+}
+
+fn backing_file_maps() {
+    let slot = |object_bytes, sequence, chunks: Vec<u64>| {
+        let object = Fingerprint([9; 16]);
+        let identity = Identity { store: StoreUuid([5; 16]), volume: 3, object, object_bytes };
+        let checksums = (0..identity.blocks() as u32).map(|block| block.wrapping_mul(0x9e37_79b9)).collect();
+        Map { identity, sequence, chunks, checksums }.encode()
+    };
+    write("backing_file_map", "one-byte", &slot(1, 1, vec![1]));
+    write("backing_file_map", "partial", &slot((5 << 20) + 13, 2, vec![0b10_0101]));
+    write("backing_file_map", "two-words", &slot(70 << 20, u64::MAX, vec![u64::MAX, 0b11_1111]));
+    write("backing_file_map", "chunk-past-the-end", &slot(70 << 20, 3, vec![0, 0b100_0000]));
+    write("backing_file_map", "cut", &slot(70 << 20, 4, vec![0, 0])[..4096]);
 }
 
 fn segment_headers() {

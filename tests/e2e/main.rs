@@ -8,6 +8,7 @@ mod early;
 mod epochs;
 mod errands;
 mod failing_origin;
+mod files;
 mod lifecycle;
 mod limit;
 mod observed;

@@ -74,6 +74,7 @@ impl Cache {
             let unit = unit.clone();
             self.store.append(
                 extent,
+                object.size_bytes,
                 bytes.slice(start..end),
                 Box::new(move |appended| unit.appended(appended)),
             );

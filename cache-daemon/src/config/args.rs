@@ -54,6 +54,9 @@ pub struct MountArgs {
     /// A further place for bytes: a block device, a partition, or a directory. Repeatable.
     #[arg(long, value_name = "PATH", help_heading = "Cache")]
     pub cache_dev: Vec<PathBuf>,
+    /// Objects of SIZE and more get a file of their own, which the kernel can serve by itself; 0: all of them.
+    #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Cache")]
+    pub file_from: String,
     /// Takes places that hold something else (a file system, a newer format): what is on them is lost.
     #[arg(long, help_heading = "Cache")]
     pub format: bool,

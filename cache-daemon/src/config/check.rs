@@ -38,6 +38,7 @@ impl Config {
         }
         let origin = origin(args)?;
         let size_bytes = cache_size(&args.cache_size)?;
+        let file_from = file_from(&args.file_from)?;
         let limits = limits(args)?;
         let revalidate = revalidate(args)?;
         let process = process(args)?;
@@ -68,6 +69,7 @@ impl Config {
                 cache_dir,
                 places,
                 size_bytes,
+                file_from,
                 format: args.format,
                 engine: args.engine,
                 sqpoll: args.sqpoll,
@@ -140,6 +142,11 @@ fn cache_size(given: &str) -> Result<u64, ConfigError> {
         return Err(refused("--cache-size", given, "is more than 1PiB; give what the device has"));
     }
     Ok(bytes)
+}
+
+fn file_from(given: &str) -> Result<u64, ConfigError> {
+    parse_size::parse_size(given)
+        .map_err(|_| refused("--file-from", given, "is not a size; give bytes or a size such as 4MiB, or 0"))
 }
 
 fn duration(option: &'static str, given: &str) -> Result<Duration, ConfigError> {

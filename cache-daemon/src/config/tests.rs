@@ -104,6 +104,7 @@ fn every_bad_value_is_named_with_what_to_give() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["--cache-size", "many"], &["--cache-size many", "not a size", "500GiB"]),
         (&["--cache-size", "1MiB"], &["two segments", "128MiB"]),
+        (&["--file-from", "large"], &["--file-from large", "not a size", "4MiB"]),
         (&["--cache-size", "2PiB"], &["more than 1PiB"]),
         (&["--cache-size", "999TiB"], &["has room for", "give at most that"]),
         (&["--file-mode", "rw"], &["--file-mode rw", "octal"]),

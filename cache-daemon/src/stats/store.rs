@@ -27,6 +27,15 @@ crate::figures! {
         scrubbed_bytes: Counter, "bytes", "Bytes of data that scrubs have read and found whole.";
         relocated_bytes: Counter, "bytes", "Bytes copied to free segments that were mostly dead.";
 
+        files: Gauge, "files", "Backing files: objects of --file-from bytes and more.";
+        files_created: Counter, "files", "Backing files made.";
+        files_completed: Counter, "files", "Backing files whose last missing chunk was written.";
+        recovered_files: Counter, "files", "Backing files found when the store was opened.";
+        revoked_files: Counter, "files", "Backing files removed because damage was found in them.";
+        poisoned_files: Counter, "files", "Backing files removed because a sync of them failed.";
+        unsynced_file_bytes: Gauge, "bytes", "Bytes in backing files that no sync has covered yet.";
+        lent_segments: Gauge, "segments", "Segments that have given up their space to backing files.";
+
         device_reads: Counter, "operations", "Reads of devices.";
         device_read_bytes: Counter, "bytes", "Bytes read from devices.";
         device_writes: Counter, "operations", "Writes to devices.";
@@ -41,7 +50,6 @@ crate::figures! {
         reads_queued: Gauge, "reads", "Reads that wait for a reader thread.";
         appends_queued: Gauge, "extents", "Appends that wait for a writer thread.";
 
-        limit_bytes: Gauge, "bytes", "The limit on everything of the store on disk.";
         segments_free: Gauge, "segments", "Segments that nothing is in.";
         segments_sealed: Gauge, "segments", "Segments that are full, of extents that are wanted at least in part.";
         volumes_out: Gauge, "volumes", "Volumes out of use because their error budget is spent.";

@@ -55,6 +55,20 @@ impl Allocator {
         Some((segment, generation))
     }
 
+    /// Takes `count` free segments out, or none if there are not that many and `reserve` more. They come back
+    /// by [`Allocator::take_back`].
+    pub fn lend(&mut self, count: u32, reserve: u32) -> Vec<u32> {
+        if u64::from(self.free()) < u64::from(count) + u64::from(reserve) {
+            return Vec::new();
+        }
+        self.free.drain(..count as usize).collect()
+    }
+
+    /// A segment that was lent is free again.
+    pub fn take_back(&mut self, segment: u32) {
+        self.free.push_back(segment);
+    }
+
     /// A full segment.
     pub fn seal(&mut self, segment: u32, segments: &Segments) {
         if segments.is_dead(segment) {

@@ -14,6 +14,13 @@ use crate::io::EngineKind;
 /// Tells the time: a parameter, so that deadlines can be tested.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
+/// Objects from here on are fetched in several ranges anyway, and are read for long enough that one more
+/// OPEN does not matter. Below it a file costs six times what an extent does to fill.
+pub const FILE_FROM_DEFAULT: u64 = 4 << 20;
+
+/// Half of what a SATA drive reads.
+const VERIFY_BYTES_PER_S_DEFAULT: u64 = 256 << 20;
+
 /// What a store is asked to be.
 #[derive(Clone)]
 pub struct StoreConfig {
@@ -48,6 +55,10 @@ pub struct StoreConfig {
     pub queue_bytes: u64,
     /// How the writer works.
     pub writer: WriterLimits,
+    /// Objects of so many bytes and more get a backing file of their own, where the place is a directory.
+    pub file_from: u64,
+    /// How fast backing files of an earlier run are verified, in bytes per second and volume.
+    pub verify_bytes_per_s: u64,
     /// How much a volume may fail.
     pub budget: ErrorBudget,
     /// The longest that changes wait for a checkpoint; `None`: only when asked, and on close.
@@ -75,6 +86,8 @@ impl StoreConfig {
             queue: 1024,
             queue_bytes: 64 << 20,
             writer: WriterLimits::default(),
+            file_from: FILE_FROM_DEFAULT,
+            verify_bytes_per_s: VERIFY_BYTES_PER_S_DEFAULT,
             budget: ErrorBudget::default(),
             checkpoint_interval: Some(Duration::from_secs(30)),
             clock: Arc::new(Instant::now),

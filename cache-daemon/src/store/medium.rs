@@ -234,6 +234,19 @@ impl Medium {
         file.sync_all().map_err(|error| fail("sync it", error))
     }
 
+    /// Reserves the space of the segments of `layout` from number `from` on, which is new.
+    pub fn extend(&self, layout: &Layout, from: u32) -> Result<(), StoreError> {
+        if self.is_device() || from >= layout.segments {
+            return Ok(());
+        }
+        let file = self.os_file();
+        let fail = |what, error| StoreError::io(&self.place, what, error);
+        file.set_len(layout.volume_bytes()).map_err(|error| fail("resize it", error))?;
+        let start = layout.segment_at(from).0;
+        self.fallocate(FallocateFlags::empty(), start, layout.volume_bytes() - start)?;
+        file.sync_all().map_err(|error| fail("sync it", error))
+    }
+
     /// Makes `is_withheld` segments of a device look as if nothing had ever been in them.
     fn erase_headers(&self, layout: &Layout, is_withheld: &dyn Fn(u32) -> bool) -> Result<(), StoreError> {
         let erase = || -> io::Result<()> {

@@ -5,6 +5,8 @@
 //! own. The [`Store`] is the facade: it looks an extent up, pins its segment and hands the request to a
 //! thread; the answer comes back on that thread.
 //!
+//! Large objects have a file of their own instead: [`files`].
+//!
 //! From the bottom: [`layout`] and [`record`] (bytes on disk), [`superblock`], [`medium`] (files and
 //! devices), [`segments`] and [`residents`] (what is where, and pinned), [`allocator`], [`in_flight`],
 //! [`health`], [`writer`], [`reader`], [`recovery`], `open.rs` and what it calls.
@@ -21,6 +23,7 @@ mod answer;
 mod checkpoint;
 pub mod config;
 pub mod error;
+pub mod files;
 #[cfg(test)]
 mod gate_model;
 pub mod health;
@@ -60,6 +63,8 @@ use parking_lot::Mutex;
 use self::answer::{AppendAnswer, ReadAnswer};
 pub use self::config::{Clock, StoreConfig};
 pub use self::error::StoreError;
+pub use self::files::CompleteFile;
+use self::files::Files;
 pub use self::layout::{DATA_BYTES_MAX, PAGE_BYTES};
 use self::medium::Medium;
 pub use self::medium::Place;
@@ -75,7 +80,7 @@ use self::writer::Covered;
 pub use self::writer::{AppendDone, Appended, Rejection, SyncFailed, WriterLimits};
 use crate::index::ExtentAddr;
 use crate::io::Waker;
-use crate::object::{ExtentKey, Fingerprint};
+use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::stats::store::StoreFigures;
 
 /// How long a sync is waited for: the writes before it and the sync itself can each take their deadline.
@@ -100,6 +105,7 @@ struct Shared {
     uuid: StoreUuid,
     volumes: Vec<Handle>,
     residents: Arc<Residents>,
+    files: Files,
     figures: Arc<StoreFigures>,
     clock: Clock,
     limit_bytes: u64,
@@ -137,7 +143,8 @@ impl Store {
 
     /// The length of the extent's data, if the store has it.
     pub fn contains(&self, key: &ExtentKey) -> Option<u32> {
-        self.shared.residents.get(key).map(|addr| addr.len)
+        let extent = self.shared.residents.get(key).map(|addr| addr.len);
+        extent.or_else(|| self.shared.files.contains(key))
     }
 
     /// Reads `range` of the extent's data. `done` is called once: on a reader thread with the bytes, which
@@ -146,19 +153,26 @@ impl Store {
         self.shared.read(key, range, ReadAnswer::to(done), Purpose::Demand);
     }
 
-    /// Stores an extent's data. `done` is called once, on the writer thread or on this one.
+    /// Stores a chunk of an object of `object_bytes`: as an extent, or in the file of the object if that is
+    /// large. `done` is called once, on a thread of the store or on this one.
     ///
     /// # Panics
-    /// If `data` is empty or longer than [`DATA_BYTES_MAX`].
-    pub fn append(&self, key: ExtentKey, data: Bytes, done: AppendDone) {
+    /// If `data` is empty or longer than [`DATA_BYTES_MAX`], or cannot be that chunk of an object with a file.
+    pub fn append(&self, key: ExtentKey, object_bytes: u64, data: Bytes, done: AppendDone) {
         assert!(!data.is_empty() && data.len() <= DATA_BYTES_MAX as usize, "{} bytes of data", data.len());
-        self.shared.append(key, data, AppendAnswer::to(done));
+        self.shared.append(key, object_bytes, data, AppendAnswer::to(done));
     }
 
-    /// Forgets the first `chunks` extents of an object.
+    /// The file of an object, if it has one that is complete and verified.
+    pub fn complete_file(&self, object: &Fingerprint) -> Option<CompleteFile> {
+        self.shared.files.complete(object).filter(|_| !self.shared.closed.load(Relaxed))
+    }
+
+    /// Forgets the first `chunks` extents of an object, and its file.
     pub fn forget(&self, object: &Fingerprint, chunks: u32) {
         let keys = (0..chunks).map(|chunk| ExtentKey { object: *object, chunk });
         let forgotten = keys.filter(|key| self.shared.residents.forget(key)).count();
+        let forgotten = forgotten + self.shared.files.forget(object);
         self.shared.figures.forgotten_extents.add(forgotten as u64);
         self.shared.wake_writers();
     }
@@ -166,6 +180,7 @@ impl Store {
     /// Forgets all objects that `keep` says no to; how many extents that were.
     pub fn retain(&self, keep: &dyn Fn(&Fingerprint) -> bool) -> usize {
         let forgotten = self.shared.residents.retain(&mut |key, _| keep(&key.object));
+        let forgotten = forgotten + self.shared.files.retain(keep);
         self.shared.figures.forgotten_extents.add(forgotten as u64);
         self.shared.wake_writers();
         forgotten
@@ -174,6 +189,7 @@ impl Store {
     /// Calls `f` with each extent and the length of its data. No lock is held: `f` may call anything here.
     pub fn for_each_extent(&self, f: &mut dyn FnMut(&ExtentKey, u32)) {
         self.shared.residents.index().for_each(&mut |key, addr: ExtentAddr| f(key, addr.len));
+        self.shared.files.for_each(f);
     }
 
     /// Makes every append durable that was answered before, and writes a checkpoint.
@@ -235,7 +251,12 @@ impl Shared {
             reader::count_miss(&self.figures, purpose, miss);
             done.give(Err(miss));
         };
-        let Some((addr, pin)) = self.residents.pin(&key) else { return miss(done, Miss::Absent) };
+        let Some((addr, pin)) = self.residents.pin(&key) else {
+            return match self.closed.load(Relaxed) {
+                true => miss(done, Miss::Failed),
+                false => self.files.read(key, range, done, purpose),
+            };
+        };
         if range.is_empty() || range.end > addr.len {
             return miss(done, Miss::Absent);
         }
@@ -254,7 +275,7 @@ impl Shared {
         }
     }
 
-    fn append(&self, key: ExtentKey, data: Bytes, done: AppendAnswer) {
+    fn append(&self, key: ExtentKey, object_bytes: u64, data: Bytes, done: AppendAnswer) {
         if self.residents.get(&key).is_some() {
             return done.give(Appended::Stored);
         }
@@ -267,6 +288,12 @@ impl Shared {
         };
         if self.closed.load(Relaxed) {
             return reject(done, Rejection::Closed);
+        }
+        if self.files.takes(&key.object, object_bytes) {
+            let at = u64::from(key.chunk) * CHUNK_BYTES;
+            let expected = object_bytes.saturating_sub(at).min(CHUNK_BYTES);
+            assert_eq!(data.len() as u64, expected, "chunk {} of {object_bytes} bytes", key.chunk);
+            return self.files.append(key, object_bytes, data, done);
         }
         let volumes = self.volumes.iter().filter(|handle| handle.volume.is_in());
         let Some(handle) = volumes.max_by_key(|handle| handle.room_bytes()) else {
@@ -304,9 +331,12 @@ impl Shared {
 
     fn sync(&self) -> Result<(), SyncFailed> {
         let mut checkpoints = self.checkpoints.lock();
+        let of_files = self.files.ask_sync();
         let (covered, outcome) = self.sync_volumes(writer::Request::Sync);
         self.checkpoint(covered, &mut checkpoints);
-        outcome
+        // A filler that is stuck or gone has made nothing durable.
+        let ended = |answer: Receiver<_>| answer.recv_timeout(SYNC_WAIT).unwrap_or(Err(SyncFailed));
+        of_files.into_iter().map(ended).fold(outcome, Result::and)
     }
 
     /// Asks every writer for a sync, all at the same time; what those that could have made durable.
@@ -346,6 +376,7 @@ impl Shared {
             return;
         }
         let mut checkpoints = self.checkpoints.lock();
+        self.files.close_fillers(SYNC_WAIT);
         let (covered, _) = self.sync_volumes(writer::Request::Close);
         self.checkpoint(covered, &mut checkpoints);
         for handle in &self.volumes {
@@ -357,6 +388,7 @@ impl Shared {
                 tracing::error!("a thread of the store panicked");
             }
         }
+        self.files.close_readers();
     }
 }
 

@@ -14,6 +14,7 @@ use super::Shared;
 use super::checkpoint::{self, Checkpoint};
 use super::config::StoreConfig;
 use super::error::StoreError;
+use super::files::{Files, Opened};
 use super::layout::PAGE_BYTES;
 use super::plan::{Plan, Planned, plan};
 use super::recovery::{Scan, Walked};
@@ -84,12 +85,18 @@ pub(super) fn open(
     let extents = residents.index().len() as u64;
     figures.recovered_extents.add(extents);
     figures.recovery_latency.record(recovery);
-    figures.limit_bytes.set(config.limit_bytes);
 
     let mut handles = Vec::new();
     let mut reports = Vec::new();
-    for ((planned, volume), walked) in planned.into_iter().zip(volumes).zip(scans) {
-        let settled = settle(&planned.medium, &planned.superblock, &volume, planned.allowed, &walked)?;
+    let mut opened = Vec::new();
+    for ((mut planned, volume), walked) in planned.into_iter().zip(volumes).zip(scans) {
+        let mut inspection = std::mem::take(&mut planned.files);
+        let live_bytes = volume.segments.live_bytes_total();
+        let lent = inspection.fit(planned.allowed, volume.layout.segment_bytes, live_bytes);
+        let allowed = planned.allowed - lent;
+        let settled = settle(&planned.medium, &planned.superblock, &volume, allowed, &walked)?;
+        let lent = settled.withheld.iter().copied().take(lent as usize).collect();
+        opened.push(Opened { inspection, lent });
         let (handle, report) = start(&config, planned, volume, settled)?;
         handles.push(handle);
         reports.push(report);
@@ -102,7 +109,9 @@ pub(super) fn open(
         from_checkpoint: checkpoint.is_some(),
         recovery,
     };
+    let files = Files::start(&config, &handles, opened, &figures)?;
     let shared = Shared {
+        files,
         uuid: store,
         volumes: handles,
         residents,

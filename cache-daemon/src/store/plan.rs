@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::checkpoint;
 use super::config::StoreConfig;
 use super::error::StoreError;
+use super::files::{Inspection, inspect};
 use super::layout::{LEAD_BYTES, Layout};
 use super::medium::{Medium, Place};
 use super::record::{FORMAT_VERSION, StoreUuid};
@@ -32,14 +33,17 @@ pub(super) struct Planned {
     pub(super) found: Option<Superblock>,
     /// What it will be.
     pub(super) superblock: Superblock,
-    /// How many of its segments the limit allows.
+    /// How many of its segments the limit allows, those included whose space is lent to files.
     pub(super) allowed: u32,
+    /// The backing files that were found.
+    pub(super) files: Inspection,
 }
 
 /// A place that could be opened.
 struct Candidate {
     medium: Medium,
     found: Option<Superblock>,
+    files: Inspection,
 }
 
 /// Looks at every place and divides the limit.
@@ -52,7 +56,7 @@ pub(super) fn plan(config: &StoreConfig) -> Result<Plan, StoreError> {
         .filter(|number| candidates.iter().all(|candidate| candidate.number() != Some(*number)))
         .collect::<Vec<u8>>()
         .into_iter();
-    let volumes = candidates.into_iter().zip(shares).map(|(Candidate { medium, found }, allowed)| {
+    let volumes = candidates.into_iter().zip(shares).map(|(Candidate { medium, found, files }, allowed)| {
         let superblock = match found {
             Some(found) => reopened(&found, allowed),
             None => {
@@ -62,7 +66,7 @@ pub(super) fn plan(config: &StoreConfig) -> Result<Plan, StoreError> {
                 Superblock { store, volume, layout, generation_ceiling, sequence: 1 }
             }
         };
-        Planned { medium, found, superblock, allowed }
+        Planned { medium, found, superblock, allowed, files }
     });
     Ok(Plan { store, volumes: volumes.collect(), lost })
 }
@@ -123,7 +127,13 @@ impl Candidate {
                 None
             }
         };
-        Ok(Self { medium, found })
+        let of = found.map(|found: Superblock| (found.store, found.volume));
+        let files = match medium.is_device() {
+            true => Inspection::default(),
+            false => inspect(place.path(), of)
+                .map_err(|error| StoreError::io(place, "look at its files", error))?,
+        };
+        Ok(Self { medium, found, files })
     }
 
     /// What this place has and could have, in segments of `segment_bytes`.
@@ -135,7 +145,10 @@ impl Candidate {
             }
             None => 0,
         };
-        let max = Layout::segments_in(self.medium.room_bytes()?, segment_bytes);
+        let in_files =
+            u32::try_from(self.files.bytes().div_ceil(u64::from(segment_bytes))).unwrap_or(u32::MAX);
+        let in_use = in_use.saturating_add(in_files);
+        let max = Layout::segments_in(self.medium.room_bytes()? + self.files.bytes(), segment_bytes);
         Ok(Room { now: in_use, max: max.min(SegmentId::NUMBERS) })
     }
 
@@ -205,8 +218,10 @@ impl Planned {
     /// Reserves the space and makes the superblock durable.
     pub(super) fn prepare(&self) -> Result<(), StoreError> {
         // What a lowered limit does not allow is given back when it is known what is in it.
-        if self.found.is_none_or(|found| found.layout.segments < self.superblock.layout.segments) {
-            self.medium.reserve(&self.superblock.layout, &|_| false)?;
+        match self.found {
+            None => self.medium.reserve(&self.superblock.layout, &|_| false)?,
+            // Those that are there already may be lent, and that is settled later.
+            Some(found) => self.medium.extend(&self.superblock.layout, found.layout.segments)?,
         }
         let written = self.superblock.write(self.medium.file());
         written.map_err(|error| StoreError::io(self.medium.place(), "write the superblock", error))

@@ -69,8 +69,8 @@ impl Store {
             in_flight: 0,
         };
         let mut seen = 0u64;
-        self.shared.residents.index().for_each(&mut |key, addr| {
-            scrub.read(*key, addr.len);
+        self.for_each_extent(&mut |key, len| {
+            scrub.read(*key, len);
             seen += 1;
             if seen.is_multiple_of(1024) {
                 progress(&scrub.found);

@@ -16,6 +16,8 @@ pub(super) struct Settled {
     pub(super) tail: Option<(u32, u32)>,
     /// Segments given up although something was in them.
     pub(super) given_up: u32,
+    /// Those that have no blocks: beyond the limit, or lent to backing files.
+    pub(super) withheld: Vec<u32>,
 }
 
 /// Decides what becomes of each segment: free, sealed, appended to, or given up.
@@ -47,7 +49,8 @@ pub(super) fn settle(
         medium.reserve(&superblock.layout, &|segment| withheld.contains(&segment))?;
     }
     let kept = (0..count).filter(|segment| !withheld.contains(segment));
-    Ok(Settled { given_up, ..sort_segments(volume, superblock, kept, walked) })
+    let settled = sort_segments(volume, superblock, kept, walked);
+    Ok(Settled { given_up, withheld: withheld.into_iter().collect(), ..settled })
 }
 
 /// The allocator for the segments `kept`, and where appending goes on.
@@ -80,5 +83,5 @@ pub(super) fn sort_segments(
     let newest = walked.iter().map(|walked| walked.generation).max().unwrap_or(0);
     let unused =
         superblock.generation_ceiling.saturating_sub(GENERATIONS_AHEAD).max(newest.saturating_add(1));
-    Settled { allocator: Allocator::new(free, live, unused), tail, given_up: 0 }
+    Settled { allocator: Allocator::new(free, live, unused), tail, given_up: 0, withheld: Vec::new() }
 }

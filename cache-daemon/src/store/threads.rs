@@ -42,7 +42,7 @@ pub(super) fn start(
     settled: Settled,
 ) -> Result<(Handle, VolumeReport), StoreError> {
     let Planned { medium, found, superblock, .. } = planned;
-    let Settled { allocator, tail, given_up } = settled;
+    let Settled { allocator, tail, given_up, .. } = settled;
     let (writer, writer_waker, thread, engine) =
         start_writer(config, &medium, &volume, (superblock, allocator, tail))?;
     let mut threads = vec![thread];

@@ -43,8 +43,12 @@ pub struct VolumeUsage {
     pub live_bytes: u64,
     /// How many those are.
     pub extents: u64,
-    /// Bytes that it takes on disk.
+    /// Bytes that it takes on disk, backing files included.
     pub used_bytes: u64,
+    /// Backing files.
+    pub files: u64,
+    /// Bytes that they take, those included that are deleted and still open somewhere.
+    pub file_bytes: u64,
 }
 
 pub(super) fn measure(shared: &Shared) -> Usage {
@@ -53,6 +57,9 @@ pub(super) fn measure(shared: &Shared) -> Usage {
         .iter()
         .map(|handle| {
             let volume = &handle.volume;
+            let files = shared.files.usage(volume.number);
+            // A device that cannot be asked takes what it took.
+            let segments = handle.medium.used_bytes(&volume.layout).unwrap_or(volume.layout.volume_bytes());
             VolumeUsage {
                 place: volume.name.clone(),
                 number: volume.number,
@@ -60,10 +67,11 @@ pub(super) fn measure(shared: &Shared) -> Usage {
                 segment_bytes: volume.layout.segment_bytes,
                 segments: volume.layout.segments,
                 free_segments: volume.free_segments.load(Relaxed) as u32,
-                live_bytes: volume.segments.live_bytes_total(),
-                extents: volume.segments.live_extents_total(),
-                // A device that cannot be asked takes what it took.
-                used_bytes: handle.medium.used_bytes(&volume.layout).unwrap_or(volume.layout.volume_bytes()),
+                live_bytes: volume.segments.live_bytes_total() + files.data_bytes,
+                extents: volume.segments.live_extents_total() + files.chunks,
+                used_bytes: segments + files.charged_bytes,
+                files: files.files,
+                file_bytes: files.charged_bytes,
             }
         })
         .collect();

@@ -31,7 +31,12 @@ fn rates() {
                 in_flight -= 1;
             }
             let done = done.clone();
-            store.append(key(number), bytes.clone(), Box::new(move |appended| done.send(appended).unwrap()));
+            store.append(
+                key(number),
+                bytes.len() as u64,
+                bytes.clone(),
+                Box::new(move |appended| done.send(appended).unwrap()),
+            );
             in_flight += 1;
         }
         (0..in_flight).for_each(|_| stored += u32::from(answers.recv().unwrap() == Appended::Stored));
@@ -86,7 +91,12 @@ fn opening() {
             stored += u64::from(answers.recv().unwrap() == Appended::Stored);
         }
         let done = done.clone();
-        store.append(key(number), bytes.clone(), Box::new(move |appended| done.send(appended).unwrap()));
+        store.append(
+            key(number),
+            bytes.len() as u64,
+            bytes.clone(),
+            Box::new(move |appended| done.send(appended).unwrap()),
+        );
     }
     (0..900).for_each(|_| stored += u64::from(answers.recv().unwrap() == Appended::Stored));
     println!("{stored} stored");

@@ -78,7 +78,12 @@ fn key(number: u64) -> ExtentKey {
 impl Store {
     fn put(&self, key: ExtentKey, data: &Bytes) -> Appended {
         let (done, answer) = mpsc::channel();
-        self.append(key, data.clone(), Box::new(move |appended| done.send(appended).unwrap()));
+        self.append(
+            key,
+            data.len() as u64,
+            data.clone(),
+            Box::new(move |appended| done.send(appended).unwrap()),
+        );
         answer.recv_timeout(Duration::from_secs(60)).expect("every append is answered")
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use crossbeam::channel::TryRecvError;
 
 use super::batch::{Batch, Open, Outcome};
-use super::{Append, Appended, Rejection, Request, Writer};
+use super::{Append, Appended, LendDone, Rejection, Request, Writer};
 use crate::io::Buffer;
 use crate::object::ExtentKey;
 use crate::store::layout::extent_bytes;
@@ -41,6 +41,8 @@ impl Writer {
                     self.syncs.push(done);
                     self.closing = true;
                 }
+                Request::Lend { count, done } => self.lend(count, done),
+                Request::TakeBack(segment) => self.allocator.take_back(segment),
             }
         }
         // Full batches went out by themselves. A part of one goes out when nothing is there to join it.
@@ -85,9 +87,23 @@ impl Writer {
                     self.syncs.push(done);
                     self.closing = true;
                 }
+                Some(Request::Lend { count, done }) => self.lend(count, done),
+                Some(Request::TakeBack(segment)) => self.allocator.take_back(segment),
                 None => break,
             }
         }
+    }
+
+    /// Gives up `count` free segments. What is gained by moving is not to be lost before the move has ended.
+    fn lend(&mut self, count: u32, done: LendDone) {
+        self.reclaim();
+        let reserve = self.reserve();
+        let lent = match self.volume.is_in() && !self.is_moving() {
+            true => self.allocator.lend(count, reserve),
+            false => Vec::new(),
+        };
+        self.moves.wanted |= lent.is_empty();
+        done(lent);
     }
 
     /// Packs one extent, or gives it back if it has to wait for a buffer.

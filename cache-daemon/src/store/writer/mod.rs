@@ -88,7 +88,19 @@ pub enum Request {
     Sync(SyncDone),
     /// Make everything durable and stop.
     Close(SyncDone),
+    /// Give up free segments, so that backing files can have their space: as many as are asked for, or none.
+    Lend {
+        /// How many.
+        count: u32,
+        /// Is told which.
+        done: LendDone,
+    },
+    /// A segment that was given up is free again, with its space.
+    TakeBack(u32),
 }
+
+/// Is told which segments were given up, on the writer's thread.
+pub type LendDone = Box<dyn FnOnce(Vec<u32>) + Send>;
 
 /// An extent to be stored.
 pub struct Append {
