@@ -62,3 +62,43 @@ fn with_a_size_of_zero_every_object_has_a_file_and_reads_the_same() -> Outcome {
     warm_epoch(&bed, &mount)?;
     mount.unmount()
 }
+
+/// Waits until every shard is complete and can be handed to the kernel.
+fn complete(mount: &Mount) -> Outcome {
+    mount.wait_until_stored()?;
+    epochcache_tests::bed::programs::wait_until(
+        std::time::Duration::from_secs(30),
+        "the shards are complete",
+        || Ok(mount.stats()?.figure("store_files_completed") == 3),
+    )
+}
+
+#[test]
+fn complete_shards_are_read_by_the_kernel_alone_and_taken_back_when_they_are_dropped() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&shards(), &Weather::default())?;
+    let mount = bed.mount(&["--serve", "open"])?;
+    epoch(&bed, &mount, 1)?;
+    complete(&mount)?;
+    epoch(&bed, &mount, 2)?;
+    let before = mount.stats()?;
+    if before.figure("fuse_opened_passthrough") == 0 {
+        println!("SKIP: no passthrough here: {}", mount.log());
+        return Ok(());
+    }
+    epoch(&bed, &mount, 3)?;
+    let after = mount.stats()?;
+    assert_eq!(after.grown(&before, "fuse_opened_passthrough"), 3, "each shard once an epoch");
+    let small = bed.files() as u64 - 3;
+    assert!(after.grown(&before, "fuse_read") <= 2 * small, "no READ of a shard reached the daemon");
+
+    let said = epochcache_tests::bed::mount::cachectl(&["drop"], mount.path())?;
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    epochcache_tests::bed::programs::wait_until(
+        std::time::Duration::from_secs(30),
+        "the kernel has let go of the shards",
+        || Ok(mount.stats()?.figure("fuse_backing_ids") == 0),
+    )?;
+    epoch(&bed, &mount, 4)?;
+    mount.unmount()
+}

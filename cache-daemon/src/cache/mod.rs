@@ -14,6 +14,7 @@
 
 mod fill;
 mod flight;
+mod lending;
 mod parts;
 mod read;
 mod revalidate;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use lending::Overdue;
 pub use revalidate::{Announce, Revalidation};
 pub use source::MountedCache;
 

@@ -5,22 +5,34 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fuse_frontend::errno::Errno;
-use fuse_frontend::source::{Attributes, Capacity, Entry, FileSource, Ino, Walk, Xattr};
+use fuse_frontend::source::{Attributes, Backing, Capacity, Entry, FileSource, Ino, Walk, Xattr};
 use fuse_frontend::ticket::ReadTicket;
 
 use super::Cache;
+use super::lending::{Lending, Overdue};
 use crate::catalog::NoDirectory;
 
 /// A cache and how long the kernel may believe what it says.
 pub struct MountedCache {
     cache: Arc<Cache>,
+    lending: Lending,
     ttl: Duration,
 }
 
 impl MountedCache {
     /// Serves `cache`; names and attributes are good for `ttl`.
     pub fn new(cache: Arc<Cache>, ttl: Duration) -> Self {
-        Self { cache, ttl }
+        Self { cache, lending: Lending::default(), ttl }
+    }
+
+    /// Files that the kernel reads by itself and that are to be taken back from it.
+    pub fn overdue(&self) -> Vec<Overdue> {
+        self.lending.overdue()
+    }
+
+    /// The kernel let go of a file of `ino` at our word, without telling.
+    pub fn returned(&self, ino: Ino) {
+        self.lending.returned(ino);
     }
 }
 
@@ -62,6 +74,15 @@ impl FileSource for MountedCache {
 
     fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket) {
         self.cache.read(ino, offset, len, ticket);
+    }
+
+    fn backing(&self, ino: Ino) -> Option<Backing> {
+        let object = self.cache.catalog().object(ino)?;
+        self.lending.lend(self.cache.store(), ino, &object)
+    }
+
+    fn released(&self, ino: Ino) {
+        self.lending.returned(ino);
     }
 
     fn xattr(&self, ino: Ino, xattr: Xattr) -> Result<Bytes, Errno> {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fuse_frontend::errno::Errno;
-use fuse_frontend::source::{Attributes, Capacity, Entry, FileSource, Ino, NodeKind, Walk, Xattr};
+use fuse_frontend::source::{Attributes, Backing, Capacity, Entry, FileSource, Ino, NodeKind, Walk, Xattr};
 use fuse_frontend::ticket::ReadTicket;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -97,6 +97,16 @@ impl FileSource for EarlySource {
         match self.source() {
             Ok(source) => source.read(ino, offset, len, ticket),
             Err(errno) => ticket.error(errno),
+        }
+    }
+
+    fn backing(&self, ino: Ino) -> Option<Backing> {
+        self.source().ok()?.backing(ino)
+    }
+
+    fn released(&self, ino: Ino) {
+        if let Ok(source) = self.source() {
+            source.released(ino);
         }
     }
 

@@ -18,8 +18,9 @@ use std::time::Duration;
 use anyhow::Context;
 use fuse_frontend::session::{Mount, Unmounted};
 use fuse_frontend::source::FileSource;
+use fuse_frontend::transport::passthrough::{Revoke, Revoked};
 
-use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Revalidation};
+use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Overdue, Revalidation};
 use crate::catalog::{Change, Replacement};
 use crate::config::Config;
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
@@ -35,6 +36,9 @@ const TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// How long fills that are still being written hold up the end.
 const SETTLE: Duration = Duration::from_secs(20);
+
+/// How long the kernel may go on with a file that the store forgot or found damaged.
+const COLLECT_EVERY: Duration = Duration::from_millis(500);
 
 /// How a daemon ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +69,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let early = config.mount.early.then(|| Arc::new(EarlySource::new(TTL)));
     let mut mount = None;
     if let Some(source) = &early {
-        mount = Some(start_mount(&config, &parts, source.clone())?);
+        mount = Some(start_mount(&config, &parts, source.clone(), 0.0)?);
         serves(())?;
     }
     let opened = match runtime.block_on(listing::catalog(&config, &parts, &shutdown)) {
@@ -86,13 +90,16 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
         limits,
         parts.figures.cache.clone(),
     );
-    let source: Arc<dyn FileSource> = Arc::new(MountedCache::new(cache.clone(), TTL));
+    let source = Arc::new(MountedCache::new(cache.clone(), TTL));
     if let Some(early) = early {
-        early.serve(source);
+        early.serve(source.clone());
     } else {
-        mount = Some(start_mount(&config, &parts, source)?);
+        let large_share = parts::large_share(&catalog, config.store.file_from);
+        mount = Some(start_mount(&config, &parts, source.clone(), large_share)?);
     }
     let mount = Arc::new(mount.expect("mounted early or just now"));
+
+    collect_overdue(&mount, source);
 
     let announce = Arc::new(Kernel { mount: mount.clone() });
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
@@ -131,8 +138,31 @@ fn origin_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
 }
 
-fn start_mount(config: &Config, parts: &Parts, source: Arc<dyn FileSource>) -> anyhow::Result<Mount> {
-    Ok(Mount::start(parts::mount_options(config, parts.origin.url()), source)?)
+fn start_mount(
+    config: &Config,
+    parts: &Parts,
+    source: Arc<dyn FileSource>,
+    large_share: f64,
+) -> anyhow::Result<Mount> {
+    Ok(Mount::start(parts::mount_options(config, parts.origin.url(), large_share), source)?)
+}
+
+/// Takes back from the kernel what the store does not stand by any more, until the mount ends.
+fn collect_overdue(mount: &Arc<Mount>, source: Arc<MountedCache>) {
+    let mount = mount.clone();
+    let collect = move || {
+        while !mount.is_ended() {
+            for Overdue { ino, is_damaged } in source.overdue() {
+                let why = if is_damaged { Revoke::Damaged } else { Revoke::Gone };
+                // Deferred, or on its way: the frontend says when.
+                if mount.revoke(ino, why) == Revoked::Now {
+                    source.returned(ino);
+                }
+            }
+            std::thread::sleep(COLLECT_EVERY);
+        }
+    };
+    std::thread::Builder::new().name("lending".into()).spawn(collect).expect("a thread can be started");
 }
 
 fn register(config: &Config, parts: &Parts) -> Option<Registration> {

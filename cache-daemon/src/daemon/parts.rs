@@ -128,8 +128,18 @@ fn reserved_bytes(cache_dir: &Path, limit_bytes: u64) -> u64 {
     (limit_bytes / RESERVED_SHARE).min(RESERVED_BYTES_MAX).max(2 * there).max(1 << 20)
 }
 
-/// The mount that `config` asks for, of the data set at `origin`.
-pub(super) fn mount_options(config: &Config, origin: &str) -> MountOptions {
+/// The share of the data set's bytes, 0 to 1, in objects that get a file of their own.
+pub(super) fn large_share(catalog: &Catalog, file_from: u64) -> f64 {
+    let mut large = 0;
+    catalog.fingerprints(&mut |ino, _| {
+        let size = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
+        large += if size >= file_from { size } else { 0 };
+    });
+    large as f64 / catalog.bytes().max(1) as f64
+}
+
+/// The mount that `config` asks for, of the data set at `origin`, `large_share` of it in large objects.
+pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> MountOptions {
     let mount = &config.mount;
     MountOptions {
         threads: Some(config.limits.fuse_threads),
@@ -143,6 +153,7 @@ pub(super) fn mount_options(config: &Config, origin: &str) -> MountOptions {
             ServeChoice::NoOpen => ServeMode::NoOpen,
             ServeChoice::Open => ServeMode::Open,
         },
+        large_share,
         ..MountOptions::new(&mount.mountpoint, origin)
     }
 }

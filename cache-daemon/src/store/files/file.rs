@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
 };
 
 use super::map::{Identity, Map};
@@ -32,6 +33,7 @@ pub struct BackingFile {
     /// Of the map that was written last.
     sequence: AtomicU64,
     gone: AtomicBool,
+    damaged: AtomicBool,
     /// Last: it is given back after everything else here.
     _charge: Charge,
 }
@@ -48,6 +50,7 @@ impl BackingFile {
             checksums: zeros,
             sequence: AtomicU64::new(0),
             gone: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             _charge: charge,
         }
     }
@@ -144,6 +147,16 @@ impl BackingFile {
     /// Whether it does not count any more.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Acquire)
+    }
+
+    /// Whether it does not count because its bytes are wrong.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Acquire)
+    }
+
+    /// Its bytes are wrong.
+    pub fn set_damaged(&self) {
+        self.damaged.store(true, Release);
     }
 
     /// From now on it does not count; true for whoever says so first.

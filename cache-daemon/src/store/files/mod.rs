@@ -124,6 +124,11 @@ impl CompleteFile {
     pub fn is_revoked(&self) -> bool {
         self.held.is_gone()
     }
+
+    /// Whether its bytes are wrong.
+    pub fn is_damaged(&self) -> bool {
+        self.held.is_damaged()
+    }
 }
 
 impl Files {

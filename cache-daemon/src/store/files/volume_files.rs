@@ -79,6 +79,8 @@ impl VolumeFiles {
     /// `file` turned out to be damaged.
     pub fn revoke(&self, file: &Arc<BackingFile>, why: &str) {
         self.volume.figures.checksum_failures.increment();
+        // First: who sees it gone sees why.
+        file.set_damaged();
         if self.remove(file) {
             self.volume.figures.revoked_files.increment();
             tracing::warn!(volume = %self.volume.name, path = %file.path().display(), "{why}: file removed");
