@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use super::protocol::{Holds, Namespace};
+use super::protocol::{Holds, Namespace, PROGRAMS};
 use super::system::{bind, mount_one};
 use crate::bed::programs::wait_until;
 
@@ -55,22 +55,41 @@ fn find(sys_block: &Path, nsid: u32) -> Option<String> {
     })
 }
 
-/// Makes the file system `on` the place where tests write: at /tmp, and at the workspace's path on the host.
-pub fn write_on(on: Holds, workspace: &Path) -> anyhow::Result<()> {
+/// Makes the file system `on` the place where tests write: /tmp, and beside the programs, where some write as they
+/// write into cargo's target directory. So the programs are on that file system too.
+pub fn write_on(on: Holds, target_tmp: &Path) -> anyhow::Result<()> {
     let home = mountpoint(on);
     bind(&home.join("tmp"), Path::new("/tmp"))?;
+    bind(&home.join("target-tmp"), target_tmp)?;
     // As /tmp is everywhere: some tests become an ordinary user.
     fs::set_permissions("/tmp", Permissions::from_mode(0o1777))?;
-    bind(&home.join("workspace"), workspace)?;
-    fs::create_dir_all(workspace.join("cache-daemon"))?;
-    Ok(())
+    let programs = home.join("programs");
+    if !programs.exists() {
+        copy_all(Path::new(PROGRAMS), &programs).context("copying the programs")?;
+    }
+    bind(&programs, Path::new(PROGRAMS))
 }
 
 /// Takes back what `write_on` did. What a test left mounted goes with it.
-pub fn write_nowhere(workspace: &Path) {
-    for target in [workspace, Path::new("/tmp")] {
+pub fn write_nowhere(target_tmp: &Path) {
+    for target in [Path::new(PROGRAMS), target_tmp, Path::new("/tmp")] {
         let _ = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+/// Copies a directory with all below it.
+fn copy_all(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

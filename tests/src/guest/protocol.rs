@@ -18,8 +18,8 @@ pub const EXIT_PORT: u16 = 0xf4;
 /// What the guest is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// The workspace's root on the host: its path is compiled into tests, which make directories there.
-    pub workspace: PathBuf,
+    /// CARGO_TARGET_TMPDIR on the host: its path is compiled into integration tests, which write there.
+    pub target_tmp: PathBuf,
     /// In the order of loading.
     pub modules: Vec<Module>,
     /// The namespaces, found by their numbers.

@@ -36,7 +36,7 @@ fn run_plan(host: &mut Host) -> anyhow::Result<bool> {
     let device = attach_all(&plan.namespaces)?;
     host.tell(&Event::Ready { release: read_word("/proc/sys/kernel/osrelease")?, uptime_s: uptime_s()? })?;
 
-    namespaces::write_on(Holds::Ext4, &plan.workspace)?;
+    namespaces::write_on(Holds::Ext4, &plan.target_tmp)?;
     host.tell(&Event::Facts(facts::look()?))?;
     let mut passed = match facts::ask_daemon() {
         Ok(daemon) => host.tell(&Event::Daemon(daemon)).map(|()| true)?,
@@ -44,7 +44,7 @@ fn run_plan(host: &mut Host) -> anyhow::Result<bool> {
             host.tell(&Event::Failed { what: format!("asking the daemon: {error:#}") }).map(|()| false)?
         }
     };
-    namespaces::write_nowhere(&plan.workspace);
+    namespaces::write_nowhere(&plan.target_tmp);
 
     for suite in &plan.suites {
         passed &= run_suite(host, &plan, suite, device.as_deref())?;
@@ -74,10 +74,10 @@ fn run_suite(host: &mut Host, plan: &Plan, suite: &Suite, device: Option<&Path>)
     let outcome = if tests.is_empty() {
         no_tests(suite)
     } else {
-        namespaces::write_on(suite.on, &plan.workspace)?;
+        namespaces::write_on(suite.on, &plan.target_tmp)?;
         let device = device.map(|device| (TEST_DEVICE, device));
         let outcome = suite::run(suite, &tests, device.as_slice());
-        namespaces::write_nowhere(&plan.workspace);
+        namespaces::write_nowhere(&plan.target_tmp);
         outcome?
     };
     let good = outcome.is_good();

@@ -133,7 +133,8 @@ impl Said {
                 |word: &str| words.iter().position(|w| w.starts_with(word)).and_then(|at| words.get(at - 1));
             self.passed = before("passed").and_then(|count| count.parse().ok()).unwrap_or(0);
             self.over = true;
-        } else if let Some(name) = line.strip_prefix("    ").filter(|_| self.in_failures)
+        } else if self.in_failures
+            && let Some(name) = line.strip_prefix("    ")
             && !name.is_empty()
             && !name.contains(char::is_whitespace)
         {

@@ -64,6 +64,11 @@ impl Programs {
     }
 }
 
+/// What cargo tells integration tests as CARGO_TARGET_TMPDIR.
+pub fn target_tmp() -> PathBuf {
+    home().join("build").join(TARGET).join("tmp")
+}
+
 fn cargo_static(what: &str) -> Command {
     let mut command = cargo([what, "--profile", "vm", "--target", TARGET]);
     command.args(["--message-format", "json-render-diagnostics"]).args(PACKAGES);

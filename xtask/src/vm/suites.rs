@@ -3,9 +3,8 @@
 use super::disks::NAMESPACES;
 use super::initramfs::modules_of;
 use super::modules::Loadable;
-use super::programs::Programs;
+use super::programs::{self, Programs};
 use super::protocol::{Holds, Plan, Skip, Suite};
-use crate::command::root;
 
 /// A suite as it is written down here.
 struct Row {
@@ -58,7 +57,7 @@ pub fn plan(programs: &Programs, modules: &[Loadable], filter: Option<String>) -
     let built = |row: &&Row| programs.tests.iter().any(|test| test.name == row.executable);
     assert!(SUITES.iter().all(|row| built(&row)), "`programs` builds what the suites run");
     Plan {
-        workspace: root().to_path_buf(),
+        target_tmp: programs::target_tmp(),
         modules: modules_of(modules),
         namespaces: NAMESPACES.to_vec(),
         suites: SUITES.iter().map(suite).collect(),

@@ -11,6 +11,7 @@ use std::process::Command;
 
 /// What tests run that is not ours.
 const TOOLS: &[&str] = &[
+    "cat",
     "chmod",
     "env",
     "fusermount3",
