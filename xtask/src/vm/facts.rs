@@ -85,7 +85,9 @@ impl Expected {
         skipped.iter().filter(move |reason| {
             reason.starts_with("no io_uring")
                 || reason.starts_with("no probes")
-                || (passthrough && reason.starts_with("no passthrough"))
+                || (passthrough
+                    && reason.starts_with("no passthrough")
+                    && !reason.ends_with("it was turned off"))
         })
     }
 }

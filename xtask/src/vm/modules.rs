@@ -25,7 +25,8 @@ pub const NEEDED: &[Needed] = &[
     ("ext4", ""),
     ("xfs", ""),
     ("loop", ""),
-    // Only 7.3 knows it; there FUSE is built in and takes it from the command line.
+    ("overlay", ""),
+    // Built in from 6.12 on, where the command line tells it to take io_uring.
     ("fuse", ""),
 ];
 
