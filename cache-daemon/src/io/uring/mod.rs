@@ -16,6 +16,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -245,7 +246,7 @@ impl UringEngine {
                 }
                 TIMEOUT => self.timeout_armed = false,
                 CANCEL => {}
-                place if self.is_transient(result) => again.push(place as u32),
+                place if self.is_transient(place as u32, result) => again.push(place as u32),
                 place => done.push(self.finish(place as u32, result)),
             }
         }
@@ -257,11 +258,24 @@ impl UringEngine {
         woken
     }
 
-    /// Whether nothing was done and the same may be asked again. A polled queue without a free request
-    /// says EAGAIN; elsewhere that is a file that does not block, which is the caller's business.
-    fn is_transient(&self, result: i32) -> bool {
-        let nothing_done = result == -libc::EINTR || (self.options.iopoll && result == -libc::EAGAIN);
+    /// Whether nothing was done and the same may be asked again.
+    ///
+    /// A polled queue without a free request says EAGAIN. So does a full queue under a file system that
+    /// completes its requests on a worker, where the ring does not ask again by itself (XFS, Linux 5.10 to
+    /// 6.12). From a pipe or a socket it means that it does not block, which is the caller's business.
+    fn is_transient(&self, place: u32, result: i32) -> bool {
+        let nothing_done = match -result {
+            libc::EINTR => true,
+            libc::EAGAIN => self.options.iopoll || self.is_storage(self.slab.get(place).file),
+            _ => false,
+        };
         nothing_done && !self.closing
+    }
+
+    /// Whether `file` is a regular file or a block device.
+    fn is_storage(&self, file: FileSlot) -> bool {
+        let kind = self.files.get(file).metadata().map(|metadata| metadata.file_type());
+        kind.is_ok_and(|kind| kind.is_file() || kind.is_block_device())
     }
 
     fn finish(&mut self, place: u32, result: i32) -> Completion {

@@ -5,7 +5,7 @@
 //! complete and verified, [`Files::complete`] gives it out for passthrough.
 //!
 //! From the bottom: [`map`] (what is beside a file on disk), [`space`] and [`lender`] (one account with
-//! the segments), [`file`], [`shelf`] (a directory of them), [`inventory`] (all of them), [`queue`] and
+//! the segments), [`mod@file`], [`shelf`] (a directory of them), [`inventory`] (all of them), [`queue`] and
 //! [`filler`] (writing), [`open_files`] and [`reader`] (reading), [`verifier`], [`watch`].
 //!
 //! Invariants
