@@ -20,6 +20,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::probe::ReaderRow;
+
 mod client;
 mod figures;
 pub mod mountinfo;
@@ -108,28 +110,7 @@ pub struct Readers {
     /// `A`, `B` or `C`: what the probes see (docs/probes.md).
     pub tier: String,
     /// The processes that read, the last to read first.
-    pub readers: Vec<ReaderLine>,
-}
-
-/// One process that reads the mount.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReaderLine {
-    /// The process, as the host numbers it.
-    pub pid: u32,
-    /// Name of its thread that read last.
-    pub command: String,
-    /// Cgroup id: tells jobs apart.
-    pub cgroup: u64,
-    /// Threads that read.
-    pub threads: u32,
-    /// Readings of files begun.
-    pub files: u64,
-    /// Read accesses, cached ones too.
-    pub reads: u64,
-    /// Page faults of mappings.
-    pub faults: u64,
-    /// Bytes read.
-    pub bytes: u64,
+    pub readers: Vec<ReaderRow>,
 }
 
 /// One line of a trace.

@@ -12,7 +12,7 @@ use super::parts::{AllFigures, Parts};
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::control::{Answers, Pong, ReaderLine, Readers, Refusal, Request, TraceLine};
+use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine};
 use crate::errands::{drop_path, verify};
 use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
@@ -266,17 +266,7 @@ impl Answers for Status {
 impl Status {
     fn readers(&self) -> Readers {
         let Some(probes) = self.watching.probes() else { return Readers::default() };
-        let readers = probes.readers().into_iter().map(|row| ReaderLine {
-            pid: row.tgid,
-            command: row.command,
-            cgroup: row.cgroup,
-            threads: row.threads,
-            files: row.files,
-            reads: row.reads,
-            faults: row.faults,
-            bytes: row.bytes,
-        });
-        Readers { tier: probes.report().tier.to_string(), readers: readers.collect() }
+        Readers { tier: probes.report().tier.to_string(), readers: probes.readers() }
     }
 
     /// Hands on what the probes see until the client leaves or the daemon ends.

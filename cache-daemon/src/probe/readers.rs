@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use ebpf_common::{Reader, ReaderTotals};
+use serde::{Deserialize, Serialize};
 
 /// One process that read.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReaderRow {
     /// The process, as the host numbers it. It may have ended.
+    #[serde(rename = "pid")]
     pub tgid: u32,
     /// Name of its thread that read last.
     pub command: String,

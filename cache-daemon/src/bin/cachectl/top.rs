@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use cache_daemon::control::{Client, ReaderLine, Readers, Request};
+use cache_daemon::control::{Client, Readers, Request};
+use cache_daemon::probe::ReaderRow;
 
 use super::find::{self, Target};
 use super::{Verdict, table, units};
@@ -81,15 +82,15 @@ fn show(out: &mut dyn Write, now: &Readers, before: &Readers, seconds: f64) -> R
         "" | "C" => writeln!(out, "probes are off: readers are not seen (`cachectl stats` says why)")?,
         tier => writeln!(out, "{} readers, tier {tier}", now.readers.len())?,
     }
-    let earlier: HashMap<u32, &ReaderLine> = before.readers.iter().map(|line| (line.pid, line)).collect();
+    let earlier: HashMap<u32, &ReaderRow> = before.readers.iter().map(|line| (line.tgid, line)).collect();
     let mut table = table::plain(&[
         "PID", "COMMAND", "CGROUP", "THREADS", "FILES/S", "READ/S", "FILES", "READ", "FAULTS",
     ]);
     for line in &now.readers {
-        let old = earlier.get(&line.pid);
+        let old = earlier.get(&line.tgid);
         let rate = |now: u64, old: Option<u64>| now.saturating_sub(old.unwrap_or_default()) as f64 / seconds;
         table.add_row([
-            line.pid.to_string(),
+            line.tgid.to_string(),
             line.command.clone(),
             line.cgroup.to_string(),
             line.threads.to_string(),
