@@ -76,10 +76,7 @@ async fn listed(parts: &Parts, shutdown: &Shutdown) -> anyhow::Result<Catalog> {
     parts.figures.catalog.listed(&report, began.elapsed());
     tracing::info!(files = report.files, bytes = report.bytes, seconds, "listed");
     if report.hidden.total() > 0 {
-        tracing::warn!(
-            hidden = report.hidden.total(),
-            "keys that cannot be file names are not shown; see `cachectl stats`"
-        );
+        tracing::warn!("hidden keys: {}", report.hidden);
     }
     Ok(catalog)
 }
