@@ -13,6 +13,7 @@ mod lifecycle;
 mod limit;
 mod observed;
 mod odd_keys;
+mod places;
 mod python;
 mod replaced;
 mod restart;
