@@ -17,10 +17,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuse_frontend::session::{Mount, Unmounted};
-use fuse_frontend::source::FileSource;
+use fuse_frontend::source::{FileSource, Ino};
 use fuse_frontend::transport::passthrough::{Revoke, Revoked};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
-use crate::cache::{Announce, Cache, CacheLimits, MountedCache, Overdue, Revalidation};
+use crate::cache::{Announce, Cache, MountedCache, Overdue, Revalidation};
 use crate::catalog::{Change, Replacement};
 use crate::config::Config;
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
@@ -57,54 +59,17 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     logging::start(&config.process)?;
     let shutdown = Shutdown::default();
     let _signals = signals::listen(shutdown.clone()).context("taking signals")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(origin_threads())
-        .thread_name("origin")
-        .enable_all()
-        .build()
-        .context("starting the threads for the origin")?;
-
+    let runtime = runtime()?;
     let lock = CacheDirLock::take(&config.store.cache_dir)?;
     let parts = Parts::open(&config, runtime.handle())?;
-    let early = config.mount.early.then(|| Arc::new(EarlySource::new(TTL)));
-    let mut mount = None;
-    if let Some(source) = &early {
-        mount = Some(start_mount(&config, &parts, source.clone(), 0.0)?);
-        serves(())?;
-    }
-    let opened = match runtime.block_on(listing::catalog(&config, &parts, &shutdown)) {
-        Ok(opened) => opened,
-        Err(error) => {
-            early.inspect(|source| source.failed());
-            return Err(error);
-        }
-    };
-    let catalog = Arc::new(opened.catalog);
-    parts.keep_only(&catalog);
-    let limits = CacheLimits { fill_bytes_max: config.limits.fill_bytes_max };
-    let (cache, outdated) = Cache::new(
-        catalog.clone(),
-        parts.store.clone(),
-        parts.origin.clone(),
-        runtime.handle().clone(),
-        limits,
-        parts.figures.cache.clone(),
-    );
-    let source = Arc::new(MountedCache::new(cache.clone(), TTL));
-    if let Some(early) = early {
-        early.serve(source.clone());
-    } else {
-        let large_share = parts::large_share(&catalog, config.store.file_from);
-        mount = Some(start_mount(&config, &parts, source.clone(), large_share)?);
-    }
-    let mount = Arc::new(mount.expect("mounted early or just now"));
 
+    let mounted = Mounted::start(&config, &parts, &runtime, &shutdown, &mut serves)?;
+    let Mounted { mount, cache, source, outdated, from_snapshot } = mounted;
     collect_overdue(&mount, source);
-
     let announce = Arc::new(Kernel { mount: mount.clone() });
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
-    let revalidating = runtime.spawn(revalidation.run(outdated, opened.from_snapshot));
-    let watching = Watching::start(config.probes, mount.report().device, catalog.len());
+    let revalidating = runtime.spawn(revalidation.run(outdated, from_snapshot));
+    let watching = Watching::start(config.probes, mount.report().device, cache.catalog().len());
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
     let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
@@ -119,18 +84,81 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     tracing::info!(?reason, "ending");
     let unmounted = unmount(&mount);
     revalidating.abort();
+    let saved = save(&runtime, &cache, &parts);
+    control.stop();
+    // Last: `cachectl umount` waits until it is gone.
+    drop(registration);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(if unmounted && saved { End::Clean } else { End::Dirty })
+}
+
+/// A mount that serves its data set.
+struct Mounted {
+    mount: Arc<Mount>,
+    cache: Arc<Cache>,
+    source: Arc<MountedCache>,
+    outdated: mpsc::Receiver<Ino>,
+    from_snapshot: bool,
+}
+
+impl Mounted {
+    /// Gets the catalog and mounts, in this order; with `--mount-early` the other way round.
+    fn start(
+        config: &Config,
+        parts: &Parts,
+        runtime: &Runtime,
+        shutdown: &Shutdown,
+        serves: &mut impl FnMut(()) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let early = match config.mount.early {
+            true => {
+                let source = Arc::new(EarlySource::new(TTL));
+                let mount = start_mount(config, parts, source.clone(), 0.0)?;
+                serves(())?;
+                Some((source, mount))
+            }
+            false => None,
+        };
+        let opened = runtime.block_on(listing::catalog(config, parts, shutdown)).inspect_err(|_| {
+            if let Some((source, _)) = &early {
+                source.failed();
+            }
+        })?;
+        let from_snapshot = opened.from_snapshot;
+        let catalog = Arc::new(opened.catalog);
+        parts.keep_only(&catalog);
+        let large_share = parts::large_share(&catalog, config.store.file_from);
+        let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
+        let source = Arc::new(MountedCache::new(cache.clone(), TTL));
+        let mount = match early {
+            Some((early, mount)) => {
+                early.serve(source.clone());
+                mount
+            }
+            None => start_mount(config, parts, source.clone(), large_share)?,
+        };
+        Ok(Self { mount: Arc::new(mount), cache, source, outdated, from_snapshot })
+    }
+}
+
+/// Stores what has arrived, and saves the store and the catalog; whether all of that is safe.
+fn save(runtime: &Runtime, cache: &Cache, parts: &Parts) -> bool {
     // Nobody is left to read what is still on its way.
     cache.stop_fetching();
     let settled = runtime.block_on(async { tokio::time::timeout(SETTLE, cache.settle()).await.is_ok() });
     if !settled {
         tracing::warn!("fills were still under way: what they fetched is not kept");
     }
-    let saved = parts.close(&catalog);
-    control.stop();
-    // Last: `cachectl umount` waits until it is gone.
-    drop(registration);
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(if unmounted && saved { End::Clean } else { End::Dirty })
+    parts.close(cache.catalog())
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(origin_threads())
+        .thread_name("origin")
+        .enable_all()
+        .build()
+        .context("starting the threads for the origin")
 }
 
 /// GETs are waiting, not work: two threads carry the TLS of several GB/s, more only on machines that have them.

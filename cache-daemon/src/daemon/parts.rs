@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::session::MountOptions;
+use fuse_frontend::source::Ino;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 
+use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, ServeChoice};
+use crate::config::{self, Config, EngineChoice, Limits, ServeChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
@@ -47,13 +51,25 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Opens the origin, looks whether it answers, and opens the store.
-    pub fn open(config: &Config, runtime: &tokio::runtime::Handle) -> anyhow::Result<Self> {
+    pub fn open(config: &Config, runtime: &Handle) -> anyhow::Result<Self> {
         let figures = AllFigures::default();
         let origin = Origin::open(&config.origin.url, &origin_options(config), figures.origin.clone())?;
         runtime.block_on(origin.check())?;
         let (store, report) = Store::open(store_config(config), figures.store.clone())?;
         let catalog_path = config.store.cache_dir.join(CATALOG_NAME);
         Ok(Self { origin, store: Arc::new(store), report, figures, catalog_path })
+    }
+
+    /// A cache of `catalog` over these parts; it fetches on `runtime`.
+    pub fn cache(
+        &self,
+        catalog: Arc<Catalog>,
+        runtime: &Handle,
+        limits: &Limits,
+    ) -> (Arc<Cache>, mpsc::Receiver<Ino>) {
+        let limits = CacheLimits { fill_bytes_max: limits.fill_bytes_max };
+        let figures = self.figures.cache.clone();
+        Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures)
     }
 
     /// Forgets what is stored of objects that the data set does not have.
