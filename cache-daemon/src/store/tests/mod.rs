@@ -23,7 +23,7 @@ use crate::io::claim::ClaimError;
 const SEGMENT_BYTES: u32 = 256 << 10;
 
 /// A directory for files: beside the test's program, because /tmp may be a tmpfs, which a store refuses.
-fn scratch() -> PathBuf {
+pub(in crate::store) fn scratch() -> PathBuf {
     std::env::current_exe().unwrap().parent().unwrap().to_owned()
 }
 

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use super::*;
 use crate::io::EngineKind;
 use crate::object::Fingerprint;
+use crate::store::tests::scratch;
 use crate::store::{Place, Store};
 
 pub const MIB: u64 = 1 << 20;
@@ -23,8 +24,7 @@ pub struct Home {
 
 impl Home {
     pub fn new() -> Self {
-        // Not /tmp: that may be a tmpfs, which a store refuses.
-        Self { dir: tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/..").unwrap() }
+        Self { dir: tempfile::tempdir_in(scratch()).unwrap() }
     }
 
     pub fn config(&self, limit_bytes: u64) -> StoreConfig {
