@@ -112,16 +112,33 @@ fn a_scrub_finds_damage_that_nobody_has_read_and_keeps_to_its_rate() {
     file.sync_all().unwrap();
 
     let started = Instant::now();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let mut last = scrub::Scrubbed::default();
-    let scrubbed = store.scrub(10 << 20, &stop, &mut |found| last = *found);
-    assert_eq!((scrubbed.extents, scrubbed.bytes, scrubbed.corrupt), (59, 59 * 50_000, 1));
-    assert_eq!((scrubbed, store.contains(&key(7))), (last, None));
+    let scrubbed = store.scrub(10 << 20, &mut |_| true).unwrap();
+    assert_eq!((scrubbed.extents, scrubbed.bytes, scrubbed.corrupt), (59, 60 * 50_000, 1));
+    assert_eq!(store.contains(&key(7)), None);
     assert!(started.elapsed() >= Duration::from_secs_f64(60.0 * 50_000.0 / 10_485_760.0));
     let figures = &store.shared.figures;
     assert_eq!((figures.reads.get(), figures.hits.get(), figures.misses_corrupt.get()), (0, 0, 0));
-    stop.store(true, SeqCst);
-    assert_eq!(store.scrub(u64::MAX, &stop, &mut |_| ()), scrub::Scrubbed::default());
+    let whole = scrub::Scrubbed { bytes: 59 * 50_000, extents: 59, ..scrub::Scrubbed::default() };
+    assert_eq!(store.scrub(u64::MAX, &mut |_| true), Some(whole));
+}
+
+#[test]
+fn a_scrub_that_is_slow_tells_every_second_and_ends_when_nobody_listens_or_the_store_is_closed() {
+    let homes = [Home::new()];
+    let store = Store::open(config(&homes, 8 << 20), Arc::default()).unwrap().0;
+    (0..20).for_each(|number| assert_eq!(store.put(key(number), &data(number, 50_000)), Appended::Stored));
+    // A read a day.
+    let mut told = 0;
+    let ended = store.scrub(1, &mut |_| {
+        told += 1;
+        told < 2
+    });
+    assert_eq!((ended, told), (None, 2));
+    let ended = store.scrub(1, &mut |_| {
+        store.close();
+        true
+    });
+    assert_eq!(ended, None);
 }
 
 #[test]
