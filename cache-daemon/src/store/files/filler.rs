@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::file::BackingFile;
 use super::queue::{Append, Next};
 use super::shelf::{self, Handles, file_bytes};
+use super::space::Charge;
 use super::volume_files::VolumeFiles;
 use crate::io::{Buffer, DeviceOffset};
 use crate::object::CHUNK_BYTES;
@@ -200,10 +201,10 @@ impl Filler {
 
     /// Makes a file with its space, which counts from then on.
     fn create(&mut self, append: &Append) -> Result<Arc<BackingFile>, Rejection> {
-        let VolumeFiles { shelf, lender, inventory, directory_charge, .. } = &*self.volume;
+        let VolumeFiles { shelf, inventory, directory_charge, .. } = &*self.volume;
         let identity = shelf.identity(append.key.object, append.object_bytes);
         let most = file_bytes(identity.object_bytes);
-        let charge = lender.charge(most + NAMES_BYTES)?;
+        let charge = self.charge(most + NAMES_BYTES)?;
         let handles = shelf.create(&identity).map_err(|error| self.failed("making a file", &error))?;
         let path = shelf.path(&identity.object);
         let measured =
@@ -222,6 +223,16 @@ impl Filler {
         self.volume.volume.figures.files.add(1);
         self.keep_open(Open { handles, file: file.clone() });
         Ok(file)
+    }
+
+    /// Space of so many bytes: what files that are being removed have, if there is no other.
+    fn charge(&self, bytes: u64) -> Result<Charge, Rejection> {
+        loop {
+            match self.volume.lender.charge(bytes) {
+                Err(Rejection::Full) if self.volume.shelf.wait_for_removal(self.limits.deadline) => {}
+                charged => return charged,
+            }
+        }
     }
 
     fn write(&mut self, file: &Arc<BackingFile>, at: u64, data: &[u8]) -> io::Result<()> {
@@ -258,13 +269,23 @@ impl Filler {
     fn remove(&mut self, file: Arc<BackingFile>) {
         self.open.retain(|open| !Arc::ptr_eq(&open.file, &file));
         self.dirty.retain(|dirty| !Arc::ptr_eq(dirty, &file));
-        // One that was made since has the name now, and the old file has lost it.
-        let is_replaced = self.volume.inventory.get(&file.identity().object).is_some();
-        if !is_replaced && let Err(error) = shelf::remove(file.path()) {
-            self.failed("removing a file", &error);
-            // Its space stays counted.
-            std::mem::forget(file);
+        let object = file.identity().object;
+        let now_there = self.volume.inventory.get(&object);
+        if now_there.is_some_and(|now| now.identity().volume == file.identity().volume) {
+            // It has the name now, and the old file has lost it.
+            return;
         }
+        let (volume, clock) = (self.volume.clone(), self.clock.clone());
+        let done = move |removed: io::Result<()>| match removed {
+            // With its space, unless somebody has it open.
+            Ok(()) => drop(file),
+            Err(error) => {
+                volume.failed("removing a file", &error, clock());
+                // Its space stays counted.
+                std::mem::forget(file);
+            }
+        };
+        self.volume.shelf.remove(object, Box::new(done));
     }
 
     /// Makes everything durable that was stored.
@@ -311,14 +332,7 @@ impl Filler {
         handles.write_map(&file.next_map())
     }
 
-    /// A system call failed. What that means for whoever asked.
     fn failed(&self, what: &str, error: &io::Error) -> Rejection {
-        if error.raw_os_error() == Some(libc::ENOSPC) {
-            self.volume.volume.figures.out_of_space.increment();
-            tracing::warn!(volume = %self.volume.volume.name, "{what} found no space though it was reserved");
-            return Rejection::Full;
-        }
-        self.volume.volume.device_failed(what, error, (self.clock)());
-        Rejection::Failed
+        self.volume.failed(what, error, (self.clock)())
     }
 }

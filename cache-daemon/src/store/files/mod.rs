@@ -141,14 +141,18 @@ impl Files {
     ) -> Result<Self, StoreError> {
         let inventory = Arc::<Inventory>::default();
         let (stop, stopped) = bounded(0);
+        let directories = handles.iter().zip(opened).filter(|(handle, _)| !handle.medium.is_device());
+        let volumes: std::io::Result<Vec<_>> = directories
+            .map(|(handle, opened)| volume_files(config, handle, opened, inventory.clone()))
+            .collect();
+        let fail = |error| {
+            handles.iter().for_each(|handle| handle.volume.close());
+            let place = handles.first().map_or_else(String::new, |handle| handle.volume.name.clone());
+            StoreError::Io { place, what: "start threads for", source: error }
+        };
         let files = Self {
             inventory: inventory.clone(),
-            volumes: handles
-                .iter()
-                .zip(opened)
-                .filter(|(handle, _)| !handle.medium.is_device())
-                .map(|(handle, opened)| volume_files(config, handle, opened, inventory.clone()))
-                .collect(),
+            volumes: volumes.map_err(fail)?,
             file_from: config.file_from,
             queue_max: QueueMax { jobs: config.queue, bytes: config.queue_bytes / FILLERS as u64 },
             figures: figures.clone(),
@@ -163,11 +167,10 @@ impl Files {
         inventory.ask_to_verify();
         let started = files.start_threads(config, &stopped);
         if let Err(error) = started {
-            handles.iter().for_each(|handle| handle.volume.close());
+            let error = fail(error);
             files.close_fillers(Duration::from_secs(1));
             files.close_readers();
-            let place = handles.first().map_or_else(String::new, |handle| handle.volume.name.clone());
-            return Err(StoreError::Io { place, what: "start threads for", source: error });
+            return Err(error);
         }
         Ok(files)
     }
@@ -360,7 +363,8 @@ impl Files {
         usage
     }
 
-    /// Makes everything durable and ends the fillers; one that is stuck for longer than `wait` is left behind.
+    /// Makes everything durable and ends the fillers, and what they have asked to be removed is; one that is
+    /// stuck for longer than `wait` is left behind.
     pub fn close_fillers(&self, wait: Duration) {
         self.stop.lock().take();
         self.volumes.iter().flat_map(|volume| &volume.queues).for_each(Queue::close);
@@ -372,6 +376,9 @@ impl Files {
             if thread.is_finished() && thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
             }
+        }
+        for volume in &self.volumes {
+            volume.shelf.close(until.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -398,7 +405,7 @@ fn volume_files(
     handle: &Handle,
     opened: Opened,
     inventory: Arc<Inventory>,
-) -> Arc<VolumeFiles> {
+) -> std::io::Result<Arc<VolumeFiles>> {
     let Opened { inspection, lent } = opened;
     let volume = handle.volume.clone();
     let space = Space::new(volume.layout.segment_bytes, lent);
@@ -417,8 +424,8 @@ fn volume_files(
     let segments = handle.medium.file().clone();
     let lender = Lender::new(space.clone(), volume.clone(), segments, writer, config.writer.deadline);
     let place = handle.medium.place().path();
-    Arc::new(VolumeFiles {
-        shelf: Shelf::new(place, volume.store, volume.number, inspection.directories),
+    Ok(Arc::new(VolumeFiles {
+        shelf: Shelf::new(place, (volume.store, volume.number), inspection.directories, config.engine)?,
         volume,
         space,
         lender,
@@ -427,5 +434,5 @@ fn volume_files(
         queues: (0..FILLERS).map(|_| Queue::default()).collect(),
         readers: std::sync::OnceLock::new(),
         next_reader: AtomicUsize::new(0),
-    })
+    }))
 }

@@ -3,23 +3,28 @@
 //! `files/ab/ab01..` is the file of the object with that fingerprint and `files/ab/ab01...map` its map.
 //! 256 directories, so that none gets more names than ext4 looks up quickly and each costs a page.
 //!
+//! Removing a file takes as long as its blocks take to be freed, so a thread of its own does it ([`Remover`]), and
+//! a new file of the same object waits for that.
+//!
 //! A file is made with its whole length and all of its blocks, so that filling it never runs out of
 //! space, and with exactly the object's length: a read that the kernel serves by itself ends where the
 //! file ends. A map without a file and a file without a whole map are of no use and are removed when
 //! the store is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::map::{Identity, Map, slot_bytes};
-use crate::io::{DeviceFile, open_direct};
+use crate::io::{DeviceFile, EngineKind, Removed, Remover, open_direct};
 use crate::object::Fingerprint;
 use crate::store::layout::PAGE_BYTES;
 use crate::store::record::StoreUuid;
@@ -42,6 +47,15 @@ pub struct Shelf {
     volume: u8,
     /// Blocks of the directories, by their first byte.
     directories: Mutex<BTreeMap<u8, u64>>,
+    remover: Remover,
+    leaving: Arc<Leaving>,
+}
+
+/// The objects whose files are being removed.
+#[derive(Debug, Default)]
+struct Leaving {
+    objects: Mutex<HashSet<Fingerprint>>,
+    changed: Condvar,
 }
 
 /// A file that was found, and all that is known of it.
@@ -234,8 +248,20 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 impl Shelf {
     /// The shelf in `place` with what an inspection found.
-    pub fn new(place: &Path, store: StoreUuid, volume: u8, directories: BTreeMap<u8, u64>) -> Self {
-        Self { root: place.join(DIRECTORY_NAME), store, volume, directories: Mutex::new(directories) }
+    pub fn new(
+        place: &Path,
+        (store, volume): (StoreUuid, u8),
+        directories: BTreeMap<u8, u64>,
+        kind: EngineKind,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            root: place.join(DIRECTORY_NAME),
+            store,
+            volume,
+            directories: Mutex::new(directories),
+            remover: Remover::start(format!("store-x{volume}"), kind)?,
+            leaving: Arc::default(),
+        })
     }
 
     /// Who the file of `object` belongs to.
@@ -258,6 +284,32 @@ impl Shelf {
         &self.root
     }
 
+    /// Removes the file of `object` and its map, in the background; then tells `done`.
+    pub fn remove(&self, object: Fingerprint, done: Removed) {
+        // Two files that had the name one after the other can both be gone.
+        self.leaving.wait(&object).insert(object);
+        let leaving = self.leaving.clone();
+        let path = self.path(&object);
+        let done = Box::new(move |removed| {
+            // First: whoever waits for this waits for the space too.
+            done(removed);
+            leaving.objects.lock().remove(&object);
+            leaving.changed.notify_all();
+        });
+        self.remover.remove(vec![map_of(&path), path], done);
+    }
+
+    /// Waits up to `wait` until one of the files that are being removed is gone: whether that happened.
+    pub fn wait_for_removal(&self, wait: Duration) -> bool {
+        let mut objects = self.leaving.objects.lock();
+        !objects.is_empty() && !self.leaving.changed.wait_for(&mut objects, wait).timed_out()
+    }
+
+    /// Waits up to `wait` until what was asked to be removed is gone.
+    pub fn close(&self, wait: Duration) {
+        self.remover.close(wait);
+    }
+
     /// Makes the file of `identity` with all of its blocks. What is there under its name is removed.
     pub fn create(&self, identity: &Identity) -> io::Result<Handles> {
         let directory = self.directory(&identity.object);
@@ -268,6 +320,7 @@ impl Shelf {
             }
         }
         let path = self.path(&identity.object);
+        drop(self.leaving.wait(&identity.object));
         remove(&path)?;
         let made = Self::make(&path, identity);
         if made.is_err() {
@@ -301,6 +354,17 @@ impl Shelf {
         let mut directories = self.directories.lock();
         directories.insert(object.0[0], now);
         Ok(total(&directories))
+    }
+}
+
+impl Leaving {
+    /// Waits until no file of `object` is being removed.
+    fn wait(&self, object: &Fingerprint) -> MutexGuard<'_, HashSet<Fingerprint>> {
+        let mut objects = self.objects.lock();
+        while objects.contains(object) {
+            self.changed.wait(&mut objects);
+        }
+        objects
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod damage;
 mod limit;
+mod measure;
 mod model;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
