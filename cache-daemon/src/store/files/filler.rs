@@ -10,16 +10,14 @@
 //! second try would succeed without it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file::BackingFile;
 use super::queue::{Append, Next};
-use super::shelf::{self, Handles, file_bytes};
+use super::shelf::{Handles, file_bytes};
 use super::space::Charge;
 use super::volume_files::VolumeFiles;
 use crate::io::{Buffer, DeviceOffset};
@@ -51,8 +49,8 @@ pub struct Filler {
     dirty_bytes: u64,
     dirty_since: Option<Instant>,
     gave_back: Instant,
-    /// Directories with new names.
-    directories: BTreeSet<PathBuf>,
+    /// Files whose names are not durable.
+    named: Vec<Arc<BackingFile>>,
 }
 
 struct Open {
@@ -82,28 +80,32 @@ impl Filler {
             dirty_since: None,
             gave_back: clock(),
             clock,
-            directories: BTreeSet::new(),
+            named: Vec::new(),
         }
     }
 
     /// Works until the queue is closed.
     pub fn run(mut self) {
-        loop {
-            let wait = self.until_sync().unwrap_or(GIVE_BACK_EVERY);
-            match self.volume.queue(self.number).next(wait) {
-                Next::Remove(files) => files.into_iter().for_each(|file| self.remove(file)),
-                Next::Append(append) => self.append(&append),
-                Next::Sync(done) => done(self.sync()),
-                Next::Idle => {}
-                Next::Closed => break,
-            }
-            if self.until_sync() == Some(Duration::ZERO) || self.dirty_bytes >= self.limits.sync_bytes {
-                // Whoever needs to know of a failure asks for a sync; what failed is forgotten.
-                let _ = self.sync();
-            }
-            self.give_back();
-        }
+        while self.step(GIVE_BACK_EVERY) {}
         let _ = self.sync();
+    }
+
+    /// Does what there is to do, or waits up to `wait` for it; false once the queue is closed.
+    pub fn step(&mut self, wait: Duration) -> bool {
+        let wait = self.until_sync().map_or(wait, |until_sync| until_sync.min(wait));
+        match self.volume.queue(self.number).next(wait) {
+            Next::Remove(files) => files.into_iter().for_each(|file| self.remove(file)),
+            Next::Append(append) => self.append(&append),
+            Next::Sync(done) => done(self.sync()),
+            Next::Idle => {}
+            Next::Closed => return false,
+        }
+        if self.until_sync() == Some(Duration::ZERO) || self.dirty_bytes >= self.limits.sync_bytes {
+            // Whoever needs to know of a failure asks for a sync; what failed is forgotten.
+            let _ = self.sync();
+        }
+        self.give_back();
+        true
     }
 
     /// Gives back what files do not need, now and then: a file that follows another uses what that had.
@@ -215,10 +217,10 @@ impl Filler {
         if !fits || !inventory.insert(file.clone()) {
             drop(handles);
             // What cannot be removed is found at the next start.
-            let _ = shelf::remove(&path);
+            let _ = shelf.remove_now(&path);
             return Err(if fits { Rejection::Busy } else { Rejection::Full });
         }
-        self.directories.extend([shelf.root().to_owned(), shelf.directory(&append.key.object)]);
+        self.named.push(file.clone());
         self.volume.volume.figures.files_created.increment();
         self.volume.volume.figures.files.add(1);
         self.keep_open(Open { handles, file: file.clone() });
@@ -244,7 +246,7 @@ impl Filler {
             self.buffer[..pages.len()].copy_from_slice(pages);
             handles.direct.write_all_at(&self.buffer[..pages.len()], DeviceOffset(at))?;
         }
-        handles.plain.write_all_at(rest, at + pages.len() as u64)
+        handles.plain.write_all_at(rest, DeviceOffset(at) + pages.len())
     }
 
     /// Makes `file` the last of those that are open.
@@ -269,6 +271,7 @@ impl Filler {
     fn remove(&mut self, file: Arc<BackingFile>) {
         self.open.retain(|open| !Arc::ptr_eq(&open.file, &file));
         self.dirty.retain(|dirty| !Arc::ptr_eq(dirty, &file));
+        self.named.retain(|named| !Arc::ptr_eq(named, &file));
         let object = file.identity().object;
         let now_there = self.volume.inventory.get(&object);
         if now_there.is_some_and(|now| now.identity().volume == file.identity().volume) {
@@ -297,13 +300,36 @@ impl Filler {
         for file in std::mem::take(&mut self.dirty) {
             outcome = outcome.and(self.sync_file(&file));
         }
-        for directory in std::mem::take(&mut self.directories) {
-            if let Err(error) = File::open(&directory).and_then(|directory| directory.sync_all()) {
+        outcome.and(self.sync_names())
+    }
+
+    /// Makes the names of new files durable, or drops those whose directory fails.
+    fn sync_names(&mut self) -> Result<(), SyncFailed> {
+        let mut named = std::mem::take(&mut self.named);
+        named.retain(|file| !file.is_gone());
+        let shelf = &self.volume.shelf;
+        let directory = |file: &BackingFile| shelf.directory(&file.identity().object);
+        let mut directories: BTreeSet<PathBuf> = named.iter().map(|file| directory(file)).collect();
+        directories.extend((!named.is_empty()).then(|| shelf.root().to_owned()));
+        directories.retain(|directory| match shelf.sync_directory(directory) {
+            Ok(()) => false,
+            Err(error) => {
                 self.failed("a sync of a directory", &error);
-                outcome = Err(SyncFailed);
+                true
             }
+        });
+        if directories.is_empty() {
+            return Ok(());
         }
-        outcome
+        named.retain(|file| directories.contains(shelf.root()) || directories.contains(&directory(file)));
+        named.iter().for_each(|file| self.poison(file));
+        Err(SyncFailed)
+    }
+
+    /// Drops a file of which nobody knows what is durable.
+    fn poison(&self, file: &Arc<BackingFile>) {
+        self.volume.volume.figures.poisoned_files.increment();
+        self.volume.remove(file);
     }
 
     /// Makes durable what is in `file`, or drops it.
@@ -318,8 +344,7 @@ impl Filler {
         figures.device_sync_latency.record((self.clock)().saturating_duration_since(began));
         synced.map_err(|error| {
             self.failed("a sync of a file", &error);
-            figures.poisoned_files.increment();
-            self.volume.remove(file);
+            self.poison(file);
             SyncFailed
         })
     }

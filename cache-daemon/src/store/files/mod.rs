@@ -5,7 +5,7 @@
 //! complete and verified, [`Files::complete`] gives it out for passthrough.
 //!
 //! From the bottom: [`map`] (what is beside a file on disk), [`space`] and [`lender`] (one account with
-//! the segments), [`mod@file`], [`shelf`] (a directory of them), [`inventory`] (all of them), [`queue`] and
+//! the segments), [`mod@file`], [`disk`] and [`shelf`] (a directory of them), [`inventory`] (all of them), [`queue`] and
 //! [`filler`] (writing), [`open_files`] and [`reader`] (reading), [`verifier`], [`watch`].
 //!
 //! Invariants
@@ -14,6 +14,7 @@
 //! - A chunk is there after its write completed, and durable when the map that speaks of it is.
 //! - A file with damage is removed as a whole: the kernel may be serving it, and checks nothing.
 
+mod disk;
 mod file;
 mod filler;
 mod inventory;
@@ -43,6 +44,7 @@ use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
+use self::disk::Disk;
 use self::file::BackingFile;
 use self::filler::Filler;
 use self::inventory::Inventory;
@@ -60,7 +62,7 @@ use super::reader::{Purpose, count_miss};
 use super::roster::Roster;
 use super::writer::SyncFailed;
 use super::{Appended, Handle, Miss, Place, Rejection, StoreConfig};
-use crate::io::{BufferPool, EngineOptions, engine};
+use crate::io::{BufferPool, EngineOptions, Remover, engine};
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::stats::store::StoreFigures;
 
@@ -184,7 +186,7 @@ impl Files {
                 recovered += 1;
             } else {
                 // Another volume has it too.
-                let _ = shelf::remove(&path);
+                let _ = volume.shelf.remove_now(&path);
             }
         }
         volume.volume.figures.files.add(recovered);
@@ -415,7 +417,8 @@ fn volume_files(
     let segments = handle.medium.file().clone();
     let lender = Lender::new(space.clone(), volume.clone(), segments, writer, config.writer.deadline);
     let place = handle.medium.place().path();
-    let shelf = Shelf::new(place, (volume.store, volume.number), inspection.directories, config.engine)?;
+    let disk = Disk::System(Remover::start(format!("store-x{}", volume.number), config.engine)?);
+    let shelf = Shelf::new(place, (volume.store, volume.number), inspection.directories, disk);
     let volume = VolumeFiles {
         shelf,
         volume,

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 
-use super::shelf::{Shelf, remove};
+use super::shelf::Shelf;
 use super::*;
 use crate::io::DeviceOffset;
 use crate::store::StoreUuid;
@@ -38,14 +38,14 @@ fn median(mut times: Vec<Duration>) -> f64 {
 #[ignore = "a measurement; writes 15 GiB"]
 fn how_long_a_filler_waits_for_the_removal_of_a_file() {
     let home = Home::new();
-    let shelf =
-        Shelf::new(home.dir.path(), (StoreUuid([1; 16]), 1), Default::default(), EngineKind::Auto).unwrap();
+    let disk = Disk::System(Remover::start("remover".to_owned(), EngineKind::Auto).unwrap());
+    let shelf = Shelf::new(home.dir.path(), (StoreUuid([1; 16]), 1), Default::default(), disk);
     for (mib, rounds) in [(128, 9), (512, 5), (1024, 5)] {
         let [mut blocking, mut asking, mut gone] = [const { Vec::new() }; 3];
         for round in 0..rounds {
             make(&shelf, round, mib * MIB);
             let began = Instant::now();
-            remove(&shelf.path(&fingerprint(round))).unwrap();
+            shelf.remove_now(&shelf.path(&fingerprint(round))).unwrap();
             blocking.push(began.elapsed());
 
             make(&shelf, round, mib * MIB);
@@ -71,7 +71,7 @@ fn how_long_a_filler_waits_for_the_removal_of_a_file() {
         for number in 0..16 {
             let done = done.clone();
             match at_once {
-                false => done.send(remove(&shelf.path(&fingerprint(number)))).unwrap(),
+                false => done.send(shelf.remove_now(&shelf.path(&fingerprint(number)))).unwrap(),
                 true => {
                     let done = Box::new(move |removed| done.send(removed).unwrap());
                     shelf.remove(fingerprint(number), done);

@@ -1,9 +1,12 @@
 //! Backing files in a whole store, on files: what they promise to the cache and to passthrough.
 
+mod crash;
 mod damage;
+mod flips;
 mod limit;
 mod measure;
 mod model;
+mod rig;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
