@@ -62,7 +62,7 @@ use super::reader::{Purpose, count_miss};
 use super::roster::Roster;
 use super::writer::SyncFailed;
 use super::{Appended, Handle, Miss, Place, Rejection, StoreConfig};
-use crate::io::{BufferPool, EngineOptions, Remover, engine};
+use crate::io::{BufferPool, Remover, engine};
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::stats::store::StoreFigures;
 
@@ -208,9 +208,7 @@ impl Files {
             // Half of what small objects have: these reads are larger.
             let depth = (config.read_depth / 2).max(2);
             let pool = BufferPool::new(depth as u16, CHUNK_BYTES as usize)?;
-            // No polling: the kernel serves most of these bytes by itself, and a core is a core.
-            let options = EngineOptions { depth, ..EngineOptions::default() };
-            let (engine, _) = engine(config.engine, &pool, &options)?;
+            let (engine, _) = engine(config.engine, &pool, &config.engine_options(depth, true))?;
             let waker = engine.waker();
             let (sender, requests) = bounded(config.queue);
             let run = Reader::new(volume.clone(), (engine, pool), config.read_deadline, requests);

@@ -307,6 +307,22 @@ fn what_cannot_be_a_file_of_this_store_is_removed_when_it_opens() {
 }
 
 #[test]
+fn with_a_kernel_thread_that_takes_submissions_files_read_the_same() {
+    let home = Home::new();
+    let config = StoreConfig { engine: EngineKind::Auto, sqpoll: true, ..home.config(32 * MIB) };
+    let (store, _) = home.open_as(config);
+    // One after the other is forgotten, so that places of the ring are used again.
+    for number in 0..12 {
+        let data = object(number, MIB + 5 + number);
+        assert_eq!(put_all(&store, number, &data), Appended::Stored);
+        for chunk in [0, 1] {
+            assert!(get_all(&store, number, chunk).unwrap() == chunk_of(&data, chunk));
+        }
+        store.forget(&fingerprint(number), 2);
+    }
+}
+
+#[test]
 fn the_size_that_divides_is_configurable_down_to_zero_and_on_both_sides_it_reads_the_same() {
     let home = Home::new();
     for (file_from, files) in [(0, 4), (100_000, 2), (u64::MAX, 0)] {
