@@ -63,7 +63,7 @@ pub struct MountArgs {
     /// How devices are driven.
     #[arg(long, value_enum, default_value_t, help_heading = "Cache")]
     pub engine: EngineChoice,
-    /// Lets a kernel thread submit (io_uring SQPOLL): spends a core, saves system calls.
+    /// Lets kernel threads submit (io_uring SQPOLL): spends a core for each busy thread of the store, saves system calls.
     #[arg(long, help_heading = "Cache")]
     pub sqpoll: bool,
     /// Polls for completions (io_uring IOPOLL): the device needs poll queues (nvme.poll_queues).

@@ -48,7 +48,8 @@ impl Config {
         machine.can_mount(args.allow_other)?;
         let mountpoint = machine.mountpoint(&args.mountpoint)?;
         let cache_dir = machine.cache_dir(&args.cache_dir, &mountpoint)?;
-        let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint)?;
+        let may_be_lost = !args.format && crate::store::was_opened(&cache_dir);
+        let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint, may_be_lost)?;
         place::has_room(&places, size_bytes)?;
 
         let log_file =

@@ -111,10 +111,14 @@ impl Status {
                 State::Trial => "out of use, being tried".to_owned(),
             },
         });
-        let store = StoreState { places: places.collect(), ..self.store.clone() };
+        let lost = usage.lost.iter().map(|lost| PlaceState {
+            path: lost.place.clone().into(),
+            state: "lost: it cannot be opened; it is tried again".to_owned(),
+        });
+        let store = StoreState { places: places.chain(lost).collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
         self.add_figures(&mut snapshot, &usage);
-        self.add_degraded(&mut snapshot);
+        self.add_degraded(&mut snapshot, &usage);
         snapshot
     }
 
@@ -158,7 +162,7 @@ impl Status {
         );
     }
 
-    fn add_degraded(&self, snapshot: &mut Snapshot) {
+    fn add_degraded(&self, snapshot: &mut Snapshot, usage: &Usage) {
         if let Err(why) = &self.mount.report().read_ahead_kb {
             snapshot.degrade(
                 "readahead of the mount",
@@ -187,7 +191,15 @@ impl Status {
                 "allow io_uring: kernel.io_uring_disabled=0, and a seccomp profile that has its system calls",
             );
         }
-        for volume in self.cache.store().usage().volumes {
+        for lost in &usage.lost {
+            snapshot.degrade(
+                &lost.place,
+                &lost.why,
+                "what is stored there is fetched from the origin, and the other places do not grow into its share",
+                "bring it back: it is opened within a minute; or leave it out of --cache-dev for good",
+            );
+        }
+        for volume in &usage.volumes {
             if volume.state != State::In {
                 snapshot.degrade(
                     &volume.place,
