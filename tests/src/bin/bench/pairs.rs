@@ -19,11 +19,6 @@ impl Pairs {
         Self(samples.iter().map(|(ours, reference)| (value(ours), value(reference))).collect())
     }
 
-    /// The same pairs with each of our values changed.
-    pub fn map_ours(&self, change: impl Fn(f64) -> f64) -> Self {
-        Self(self.0.iter().map(|(ours, reference)| (change(*ours), *reference)).collect())
-    }
-
     /// Our values.
     pub fn ours(&self) -> Vec<f64> {
         self.0.iter().map(|pair| pair.0).collect()
@@ -85,7 +80,6 @@ mod tests {
         let pairs = Pairs::run(3, || run('o'), || run('r')).unwrap();
         assert_eq!(order.into_inner(), "orroor");
         assert_eq!(pairs.ratios(), [2.0; 3]);
-        assert_eq!(pairs.map_ours(|ours| ours - 3.0).ratios(), [1.0; 3]);
         assert_eq!(Pairs::of(&[("long", "four")], |text| text.len() as f64).ratios(), [1.0]);
     }
 }

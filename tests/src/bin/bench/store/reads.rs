@@ -1,5 +1,6 @@
 //! Reads: the store's against fio's, of the same length, at the same depth, from the same place.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
@@ -14,10 +15,13 @@ use super::fio::{Job, Pattern};
 use super::load::{Filled, Order, Plan};
 use super::media::Medium;
 use super::objects::{Objects, scrambled};
-use crate::pairs::{Pairs, alternate};
+use crate::pairs::{Pairs, alternate, median};
 
-/// Reads whose checksum is measured.
-const HASHED: usize = 2000;
+/// Runs are short and many: what else happens on the machine comes in bursts.
+const PAIRS_FACTOR: usize = 2;
+
+/// Reads whose checksum is measured, in each run.
+const HASHED: usize = 400;
 
 /// One case.
 struct Case {
@@ -32,7 +36,7 @@ struct Case {
 
 /// By the objects that they read: a store is filled once for each kind.
 const CASES: [Case; 6] = [
-    Case { name: "rand110k_qd1", run_bytes: 1 << 30, depth: 1, ..RAND },
+    Case { name: "rand110k_qd1", run_bytes: 512 << 20, depth: 1, ..RAND },
     Case { name: "rand110k_qd8", depth: 8, ..RAND },
     Case { name: "rand110k_qd32", depth: 32, ..RAND },
     Case { name: "seq128k", object_bytes: 128 << 10, random: false, depth: 8, ..RAND },
@@ -41,7 +45,7 @@ const CASES: [Case; 6] = [
 ];
 
 const RAND: Case =
-    Case { name: "", object_bytes: 110 << 10, piece_bytes: None, random: true, depth: 0, run_bytes: 2 << 30 };
+    Case { name: "", object_bytes: 110 << 10, piece_bytes: None, random: true, depth: 0, run_bytes: 1 << 30 };
 
 const LARGE: Case = Case { object_bytes: 1 << 20, random: false, depth: 8, ..RAND };
 
@@ -50,6 +54,8 @@ const LARGE: Case = Case { object_bytes: 1 << 20, random: false, depth: 8, ..RAN
 struct Sample {
     mib_per_s: f64,
     cpu_us: f64,
+    /// Without what the checksum took, which fio has none of.
+    unchecked_cpu_us: f64,
 }
 
 /// The names of the cases.
@@ -88,12 +94,16 @@ impl Case {
         let block_bytes = if self.piece_bytes.is_some() { data_bytes } else { filled.device_bytes(None) };
         let reads = bench.effort.pick(self.run_bytes, 32 << 20) / data_bytes;
         let (stop, progress, name) = (&bench.stop, &mut bench.progress, medium.name());
+        let hashed = bench.effort.pick(HASHED, 20);
+        let checksums = RefCell::new(Vec::new());
         let mut round = 0;
         let ours = |seed| -> anyhow::Result<Sample> {
             let order = if self.random { Order::Random { seed } } else { Order::Stored };
             let plan = Plan { order, piece_bytes: self.piece_bytes, depth: self.depth as u64, reads };
             let took = filled.read(&plan, false, stop)?;
-            Ok(Sample::of(reads, block_bytes, took.seconds, took.cpu_s))
+            let checksum_us = checksum_us(filled, block_bytes, hashed)?;
+            checksums.borrow_mut().push(checksum_us);
+            Ok(Sample::of(reads, block_bytes, took.seconds, took.cpu_s).without(checksum_us))
         };
         let fio = |seed| -> anyhow::Result<Sample> {
             let pattern = if self.random { Pattern::RandomRead { seed } } else { Pattern::Read };
@@ -103,43 +113,42 @@ impl Case {
             let measured = job.run(stop)?;
             Ok(Sample::of(measured.operations, block_bytes, measured.seconds, measured.cpu_s))
         };
-        let rounds = std::cell::RefCell::new(move || {
+        let rounds = RefCell::new(move || {
             round += 1;
             progress.say(&format!("{name}: {}, run {round}", self.name));
             round
         });
         let next = || (rounds.borrow_mut())();
-        let samples = alternate(bench.effort.pairs(), || ours(next()), || fio(next()))?;
+        let samples = alternate(bench.effort.pairs() * PAIRS_FACTOR, || ours(next()), || fio(next()))?;
         bench.progress.clear();
-        self.report(bench, medium, filled, (&samples, block_bytes, reads))
-    }
-
-    fn report(
-        &self,
-        bench: &mut Bench<'_>,
-        medium: &Medium,
-        filled: &Filled,
-        (samples, block_bytes, reads): (&[(Sample, Sample)], u64, u64),
-    ) -> anyhow::Result<()> {
         let (kib, depth, caveat) = (block_bytes >> 10, self.depth, filled.caveat());
         let note = format!("{}; {reads} reads of {kib} KiB at depth {depth}{caveat}", medium.describe());
-        let throughput = Pairs::of(samples, |sample| sample.mib_per_s);
-        bench.results.pairs(self.name, "throughput", "MiB/s", "fio", &throughput, &note);
-        let cpu = Pairs::of(samples, |sample| sample.cpu_us);
-        bench.results.pairs(self.name, "cpu_us_per_read", "us", "fio", &cpu, "with the checksum");
-        let checksum_us = checksum_us(filled, block_bytes, bench.effort.pick(HASHED, 50))?;
-        let unchecked = cpu.map_ours(|us| us - checksum_us);
-        let note =
-            format!("less {checksum_us:.1} us for the checksum, measured on bytes just read with O_DIRECT");
-        bench.results.pairs(self.name, "cpu_us_per_read_unchecked", "us", "fio", &unchecked, &note);
+        self.report(bench, &samples, &note, median(&checksums.take()));
         Ok(())
+    }
+
+    fn report(&self, bench: &mut Bench<'_>, samples: &[(Sample, Sample)], note: &str, checksum_us: f64) {
+        let mut row = |metric, unit, value: fn(&Sample) -> f64, note: &str| {
+            bench.results.pairs(self.name, metric, unit, "fio", &Pairs::of(samples, value), note);
+        };
+        row("throughput", "MiB/s", |sample| sample.mib_per_s, note);
+        row("cpu_us_per_read", "us", |sample| sample.cpu_us, "with the checksum");
+        let note = format!(
+            "without {checksum_us:.1} us for the checksum, measured on bytes just read with O_DIRECT"
+        );
+        row("cpu_us_per_read_unchecked", "us", |sample| sample.unchecked_cpu_us, &note);
     }
 }
 
 impl Sample {
     fn of(operations: u64, block_bytes: u64, seconds: f64, cpu_s: f64) -> Self {
         let mib = (operations * block_bytes) as f64 / f64::from(1 << 20);
-        Self { mib_per_s: mib / seconds, cpu_us: cpu_s * 1e6 / operations as f64 }
+        let cpu_us = cpu_s * 1e6 / operations as f64;
+        Self { mib_per_s: mib / seconds, cpu_us, unchecked_cpu_us: cpu_us }
+    }
+
+    fn without(self, checksum_us: f64) -> Self {
+        Self { unchecked_cpu_us: self.cpu_us - checksum_us, ..self }
     }
 }
 
@@ -164,5 +173,5 @@ fn checksum_us(filled: &Filled, bytes: u64, count: usize) -> anyhow::Result<f64>
         took_us.push(began.elapsed().as_secs_f64() * 1e6);
         ensure!(std::hint::black_box(sum) != 1, "as likely as not at all");
     }
-    Ok(crate::pairs::median(&took_us))
+    Ok(median(&took_us))
 }
