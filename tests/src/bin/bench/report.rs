@@ -20,6 +20,20 @@ outside of what is timed. A ratio is the median of the pairs' ratios, with the l
 `cargo xtask bench report` from the last run of each benchmark; numbers of different machines do not compare.
 ";
 
+/// What a benchmark's section begins with.
+const ABOUT: [(&str, &str); 1] = [(
+    "store",
+    "\
+The store, through the interface that the daemon uses, against one job of fio's io_uring engine, both with O_DIRECT: reads of the
+same length, as many in flight, in the same file or device; for fills, fio's sequential write of as many bytes into a new file of
+the same file system, synced at the end on both sides. Throughput counts what the device moves. CPU is user and kernel, of all
+threads of the store and of fio's one; `unchecked` is ours less what the checksum takes, which was measured on bytes that
+O_DIRECT had just brought. What asks for reads is the answer before: each wakes another thread of the store, as the daemon's FUSE
+threads do. `part128k` reads chunks of 1 MiB in parts, against fio's blocks of that length: headers are extra reads there.
+`file...` compares a file for each object with segments, by size. `recovery` opens a store of the smallest extents there are.
+",
+)];
+
 /// Writes the document.
 pub fn write() -> anyhow::Result<()> {
     let document = docs().join("benchmarks.md");
@@ -68,6 +82,9 @@ fn section(rows: &[Row]) -> anyhow::Result<String> {
         "`cargo xtask bench {}`; kernel {}, commit {}.\n",
         first.bench, first.kernel, first.commit
     )?;
+    if let Some((_, about)) = ABOUT.iter().find(|(name, _)| *name == first.bench) {
+        writeln!(text, "{about}")?;
+    }
     if let Some(svg) = plot::ratios(rows) {
         let name = format!("{}.svg", first.bench);
         fs::create_dir_all(docs().join("benchmarks"))?;

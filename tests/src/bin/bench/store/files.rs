@@ -21,6 +21,9 @@ const CASES: [(&str, u64); 7] = [
     ("file8m", 8 << 20),
 ];
 
+/// Each costs two syncs on the side of the files.
+const OBJECTS_MAX: u64 = 1000;
+
 /// Chunks in flight in reads.
 const DEPTH: u64 = 8;
 
@@ -46,7 +49,8 @@ pub fn run(bench: &mut Bench<'_>, medium: &Medium) -> anyhow::Result<()> {
         if !bench.begins(name)? {
             continue;
         }
-        let objects = Arc::new(Objects::equal(object_bytes, bench.effort.pick(512 << 20, 32 << 20)));
+        let total = bench.effort.pick(512 << 20, 32 << 20).min(OBJECTS_MAX * object_bytes);
+        let objects = Arc::new(Objects::equal(object_bytes, total));
         let (stop, progress) = (bench.stop.clone(), &mut bench.progress);
         let mut number = 0;
         let mut side = |file_from| -> anyhow::Result<Sample> {

@@ -340,3 +340,51 @@ impl InFlight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cache_daemon::store::{Place, medium::FILE_NAME};
+    use epochcache_tests::bed::programs::scratch;
+
+    use super::*;
+
+    fn stored(home: &std::path::Path, stop: &Stop) -> Filled {
+        let (place, state_dir) = (home.join("place"), home.join("state"));
+        std::fs::create_dir(&state_dir).unwrap();
+        let spot = Spot { bytes_at: place.join(FILE_NAME), place: Place::Directory(place), state_dir };
+        let filled = Filled::open(spot, Arc::new(Objects::equal(110 << 10, 8 << 20)), u64::MAX).unwrap();
+        filled.fill(stop).unwrap();
+        filled
+    }
+
+    #[test]
+    fn what_is_filled_is_read_back_in_every_order_and_in_pieces() {
+        let (home, stop) = (scratch().unwrap(), Stop::default());
+        let filled = stored(home.path(), &stop);
+        filled.check(&stop).unwrap();
+        for (order, piece_bytes) in [(Order::Random { seed: 3 }, None), (Order::Stored, Some(32 << 10))] {
+            let plan = Plan { order, piece_bytes, depth: 8, reads: 100 };
+            assert!(filled.read(&plan, true, &stop).unwrap().seconds > 0.0);
+        }
+        // One operation of fio is as long as one of ours.
+        assert_eq!(
+            (filled.device_bytes(None), filled.region().bytes % filled.device_bytes(None)),
+            (114_688, 0)
+        );
+        filled.clear().unwrap();
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn wrong_bytes_and_missing_ones_end_a_run_and_so_does_ctrl_c() {
+        let (home, stop) = (scratch().unwrap(), Stop::default());
+        let mut filled = stored(home.path(), &stop);
+        let objects = filled.objects.clone();
+        filled.objects = Arc::new(Objects::random(8 << 20));
+        let error = filled.check(&stop).unwrap_err().to_string();
+        assert!(error.contains("not there") || error.contains("WRONG"), "{error}");
+        filled.objects = objects;
+        stop.0.store(true, Relaxed);
+        assert!(filled.check(&stop).unwrap_err().to_string().contains("interrupted"));
+    }
+}
