@@ -58,7 +58,7 @@ pub enum Holds {
     Ext4,
     /// An XFS file system.
     Xfs,
-    /// Nothing: a device for the store.
+    /// Nothing: a device that the store has to itself.
     Raw,
 }
 
@@ -69,7 +69,7 @@ pub struct Suite {
     pub name: String,
     /// The file's name in `PROGRAMS/deps`.
     pub executable: String,
-    /// The file system that temporary directories are made on.
+    /// The file system that temporary directories are made on. Raw: the tests get the raw namespaces, and ext4.
     pub on: Holds,
     /// Beginnings of the names of the tests; all tests if there is none.
     pub only: Vec<String>,

@@ -32,6 +32,7 @@ const SUITES: &[Row] = &[
     Row::of("io on xfs", "cache_daemon", Holds::Xfs, &["io::"]),
     Row::of("store on ext4", "cache_daemon", Holds::Ext4, &["store::"]),
     Row::of("store on xfs", "cache_daemon", Holds::Xfs, &["store::"]),
+    Row::of("store on raw", "cache_daemon", Holds::Raw, &["store::tests::devices::"]),
     Row::of("fuse", "mounted", Holds::Ext4, &[]),
     // No probes are a failure here: every kernel of the table can have them.
     Row { environment: &[("PROBES_REQUIRED", "1")], ..Row::of("probes", "probes", Holds::Ext4, &[]) },

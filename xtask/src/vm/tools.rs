@@ -13,6 +13,7 @@ use std::process::Command;
 const TOOLS: &[&str] = &[
     "cat",
     "chmod",
+    "cp",
     "env",
     "fusermount3",
     "losetup",
