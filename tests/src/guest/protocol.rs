@@ -152,10 +152,25 @@ pub struct Daemon {
     pub engine: String,
     /// The probes' tier.
     pub probe_tier: String,
+    /// The programs that are attached, as `name (hook)`.
+    pub probe_programs: Vec<String>,
+    /// How a warm epoch of large files was served, with nothing in the page cache. Every byte was right.
+    pub large_files: LargeFiles,
     /// Readahead of the mount, KiB.
     pub read_ahead_kb: Option<u64>,
     /// What is off.
     pub off: Vec<String>,
+}
+
+/// How an epoch of large files went that are whole in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeFiles {
+    /// Files.
+    pub files: u64,
+    /// Those that the kernel was left to read by itself.
+    pub passthrough: u64,
+    /// READ requests that the daemon answered.
+    pub daemon_reads: u64,
 }
 
 /// How a suite went.
