@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Check, read};
+use crate::config::group_limit;
 
 pub(super) const CAP_IPC_LOCK: u32 = 14;
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
@@ -49,7 +50,7 @@ pub(super) fn look() -> Vec<Check> {
         probes(capabilities),
         memlock(soft(Resource::RLIMIT_MEMLOCK), capabilities),
         files(soft(Resource::RLIMIT_NOFILE), files_hard),
-        memory(memory_limit()),
+        memory(group_limit()),
         clock(SystemTime::now(), synchronised),
         clock_source(read("/sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()),
     ]
@@ -101,45 +102,6 @@ fn files(soft: u64, hard: u64) -> Check {
         "a large cache has more segments and backing files than can be open",
         "LimitNOFILE=65536 in the unit, or nofile in /etc/security/limits.conf",
     )
-}
-
-/// The smallest limit from this process's memory cgroup up to the root, in bytes.
-fn memory_limit() -> Option<u64> {
-    let text = read("/proc/self/cgroup")?;
-    let (controller, group) = memory_group(&text)?;
-    let (root, file) = match controller {
-        Hierarchy::Unified => ("/sys/fs/cgroup", "memory.max"),
-        Hierarchy::Memory => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-    };
-    let path = std::path::Path::new(root).join(group.trim_start_matches('/'));
-    path.ancestors()
-        .take_while(|ancestor| ancestor.starts_with(root))
-        .filter_map(|ancestor| limit(&read(ancestor.join(file))?))
-        .min()
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Hierarchy {
-    /// cgroup v2.
-    Unified,
-    /// The memory controller of v1.
-    Memory,
-}
-
-/// From /proc/self/cgroup: `0::/user.slice`, or with v1 `9:memory:/docker/1a2b`, which then counts.
-fn memory_group(text: &str) -> Option<(Hierarchy, &str)> {
-    let lines = || text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
-    let v1 = lines().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
-    let v2 = || lines().find(|(controllers, _)| controllers.is_empty());
-    match v1 {
-        Some((_, group)) => Some((Hierarchy::Memory, group)),
-        None => v2().map(|(_, group)| (Hierarchy::Unified, group)),
-    }
-}
-
-/// `max` or a number; v1 says "none" with a number near 2^63.
-fn limit(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|&bytes| bytes < 1 << 62)
 }
 
 fn memory(limit: Option<u64>) -> Check {
@@ -234,19 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_group_is_found_in_both_hierarchies() {
-        assert_eq!(memory_group("0::/user.slice/a:b\n"), Some((Hierarchy::Unified, "/user.slice/a:b")));
-        let v1 = "12:cpu,cpuacct:/x\n9:memory:/docker/1a2b\n0::/\n";
-        assert_eq!(memory_group(v1), Some((Hierarchy::Memory, "/docker/1a2b")));
-        assert_eq!(memory_group(""), None);
-    }
-
-    #[test]
-    fn no_limit_is_said_in_two_ways() {
-        assert_eq!(
-            [limit("max"), limit("9223372036854771712"), limit("1048576")],
-            [None, None, Some(1 << 20)]
-        );
+    fn a_small_limit_of_the_memory_group_is_warned_of() {
         assert_eq!(memory(Some(512 << 20)).state, State::Warn);
         assert_eq!(memory(None).state, State::Ok);
     }

@@ -312,6 +312,7 @@ fn begin(
     };
     let wanted = Wanted {
         serve: options.serve,
+        direct_io: options.direct_io,
         max_read_bytes: options.max_read_bytes,
         max_background: options.max_background,
         congestion_threshold: options.congestion_threshold,
@@ -327,7 +328,7 @@ fn begin(
         Arc::downgrade(&source),
         MountPlace { mountpoint: place.path.clone(), device: place.line.device() },
         agreed.clone(),
-        options.push_bytes_max,
+        if options.direct_io { 0 } else { options.push_bytes_max },
     );
     let pusher = Arc::new(pusher.map_err(MountError::Threads)?);
     let fs =
