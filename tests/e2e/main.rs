@@ -9,6 +9,7 @@ mod epochs;
 mod errands;
 mod failing_origin;
 mod files;
+mod io_modes;
 mod lifecycle;
 mod limit;
 mod memory_groups;

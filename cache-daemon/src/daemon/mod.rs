@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fuse_frontend::session::{Mount, Unmounted};
+use fuse_frontend::session::{Mount, Unmounted, become_io_flusher};
 use fuse_frontend::source::{FileSource, Ino};
 use fuse_frontend::transport::passthrough::{Revoke, Revoked};
 use tokio::runtime::Runtime;
@@ -157,6 +157,8 @@ fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(origin_threads())
         .thread_name("origin")
+        // Answers of misses come from these. Where it is not allowed, the doctor says so.
+        .on_thread_start(|| drop(become_io_flusher()))
         .enable_all()
         .build()
         .context("starting the threads for the origin")

@@ -9,6 +9,7 @@ use crate::config::group_limit;
 
 pub(super) const CAP_IPC_LOCK: u32 = 14;
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
@@ -48,6 +49,7 @@ pub(super) fn look() -> Vec<Check> {
     let synchronised = synchronised();
     vec![
         probes(capabilities),
+        io_flusher(capabilities),
         memlock(soft(Resource::RLIMIT_MEMLOCK), capabilities),
         files(soft(Resource::RLIMIT_NOFILE), files_hard),
         memory(group_limit()),
@@ -72,6 +74,20 @@ fn probes(capabilities: Capabilities) -> Check {
         format!("missing: {}", missing.join(", ")),
         "no probes (tier C): reads that the kernel serves from its page cache are not seen",
         "run as root, or setcap cap_bpf,cap_perfmon+ep on the daemon, or AmbientCapabilities= in its unit",
+    )
+}
+
+/// PR_SET_IO_FLUSHER: fuse-frontend/src/session/io_flusher.rs.
+fn io_flusher(capabilities: Capabilities) -> Check {
+    const NAME: &str = "io_flusher";
+    if capabilities.has(CAP_SYS_RESOURCE) {
+        return Check::ok(NAME, "serving threads leave the mount's inodes alone when memory is short");
+    }
+    Check::off(
+        NAME,
+        "CAP_SYS_RESOURCE is missing",
+        "when memory is short, a thread that serves may have to free inodes of its own mount (see readahead_deadlock)",
+        "run as root, or AmbientCapabilities=CAP_SYS_RESOURCE in the unit",
     )
 }
 
@@ -193,6 +209,12 @@ mod tests {
     fn few_files_are_fine_if_they_can_be_raised() {
         assert_eq!(files(1024, 1_048_576).state, State::Ok);
         assert_eq!(files(1024, 1024).state, State::Warn);
+    }
+
+    #[test]
+    fn serving_threads_need_a_capability_to_leave_inodes_alone() {
+        assert_eq!(io_flusher(Capabilities(1 << 24)).state, State::Ok);
+        assert!(io_flusher(Capabilities(!(1 << 24))).do_what.contains("CAP_SYS_RESOURCE"));
     }
 
     #[test]
