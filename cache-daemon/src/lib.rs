@@ -18,6 +18,7 @@ pub mod index;
 pub mod io;
 pub mod object;
 pub mod origin;
+pub mod policy;
 pub mod probe;
 pub mod signals;
 pub mod stats;

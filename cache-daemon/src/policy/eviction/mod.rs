@@ -1,0 +1,1 @@
+//! Which objects stay in a store that cannot hold them all.
