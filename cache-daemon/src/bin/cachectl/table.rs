@@ -168,7 +168,8 @@ fn degraded(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
     Ok(())
 }
 
-fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
+/// Puts numbers under each other.
+pub fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
