@@ -11,12 +11,14 @@ use std::time::Duration;
 mod args;
 mod check;
 mod place;
+mod prefetch;
 
 #[cfg(test)]
 mod tests;
 
 pub use args::{Args, Command, EngineChoice, MountArgs, ProbeChoice, ServeChoice, one_line};
 pub use place::{Place, create_cache_dir};
+pub use prefetch::{PrefetchArgs, PrefetchChoice, PrefetchOptions};
 pub(crate) use place::{find_program, user_allow_other};
 
 /// Everything that `epochcache mount` was told, checked.
@@ -28,6 +30,8 @@ pub struct Config {
     pub mount: MountOptions,
     /// Where its bytes are kept.
     pub store: StoreOptions,
+    /// What is fetched ahead of the readers.
+    pub prefetch: PrefetchOptions,
     /// How old the listing may get before it is revalidated in the background; `None`: never (`--immutable`).
     pub revalidate: Option<Duration>,
     /// Whether eBPF probes are tried.

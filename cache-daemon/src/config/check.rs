@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::args::MountArgs;
 use super::place::{self, Machine};
-use super::{Config, ConfigError, Limits, MountOptions, OriginOptions, ProcessOptions, StoreOptions};
+use super::{
+    Config, ConfigError, Limits, MountOptions, OriginOptions, PrefetchOptions, ProcessOptions, StoreOptions,
+};
 
 /// Two segments of 64 MiB are the least that can be appended to while one is reclaimed.
 const CACHE_SIZE_BYTES_MIN: u64 = 128 << 20;
@@ -42,6 +44,7 @@ impl Config {
         let limits = limits(args)?;
         let revalidate = revalidate(args)?;
         let process = process(args)?;
+        let prefetch = PrefetchOptions::new(&args.prefetch)?;
         let (file_mode, dir_mode) =
             (mode("--file-mode", &args.file_mode)?, mode("--dir-mode", &args.dir_mode)?);
 
@@ -75,6 +78,7 @@ impl Config {
                 sqpoll: args.sqpoll,
                 iopoll: args.iopoll,
             },
+            prefetch,
             revalidate,
             probes: args.probes,
             process: ProcessOptions { log_file, ..process },

@@ -19,6 +19,7 @@ use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
+use crate::stats::planner::PlannerFigures;
 use crate::stats::store::StoreFigures;
 use crate::store::{OpenReport, Place, Store, StoreConfig};
 
@@ -37,6 +38,7 @@ pub(super) struct AllFigures {
     pub catalog: Arc<CatalogFigures>,
     pub cache: Arc<CacheFigures>,
     pub store: Arc<StoreFigures>,
+    pub planner: Arc<PlannerFigures>,
     pub control: Arc<ControlFigures>,
 }
 

@@ -9,6 +9,7 @@ use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
+use super::planning::Planning;
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub(super) struct Served {
     pub cache: Arc<Cache>,
     pub mount: Arc<Mount>,
     pub watching: Watching,
+    pub planning: Arc<Planning>,
 }
 
 /// Answers for a daemon that serves.
@@ -43,13 +45,14 @@ pub(super) struct Status {
     cache: Arc<Cache>,
     mount: Arc<Mount>,
     watching: Watching,
+    planning: Arc<Planning>,
     shutdown: Shutdown,
 }
 
 impl Status {
     /// Answers for the daemon of these parts.
     pub fn new(config: &Config, parts: &Parts, served: Served, shutdown: Shutdown) -> Self {
-        let Served { cache, mount, watching } = served;
+        let Served { cache, mount, watching, planning } = served;
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,6 +77,7 @@ impl Status {
             cache,
             mount,
             watching,
+            planning,
             shutdown,
         }
     }
@@ -113,6 +117,7 @@ impl Status {
         });
         let store = StoreState { places: places.collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
+        snapshot.planner = self.planning.state();
         self.add_figures(&mut snapshot, &usage);
         self.add_degraded(&mut snapshot);
         snapshot
@@ -139,6 +144,7 @@ impl Status {
         snapshot.add(&*self.figures.origin);
         let none = Arc::default();
         snapshot.add(&*self.watching.probes().map_or(none, |probes| probes.figures()));
+        snapshot.add(&**self.planning.figures());
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();

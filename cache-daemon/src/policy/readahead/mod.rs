@@ -111,6 +111,8 @@ pub enum Activity {
     Full,
     /// The limit on bytes an hour is reached.
     Capped,
+    /// Nothing that was asked for came: a pause.
+    Failing,
 }
 
 impl std::fmt::Display for Activity {
@@ -122,6 +124,7 @@ impl std::fmt::Display for Activity {
             Self::Done => "all that will be read is stored",
             Self::Full => "the store is full",
             Self::Capped => "the limit on bytes an hour is reached",
+            Self::Failing => "a pause, because fetches fail",
         })
     }
 }
@@ -159,7 +162,21 @@ pub struct Readahead {
     sets: Vec<UnseenSet>,
     failed: Vec<FileNo>,
     retry_ns: u64,
+    failures: Failures,
 }
+
+/// Failures without a success in between, and the pause that they cost.
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u32,
+    pause_ns: u64,
+    until_ns: u64,
+}
+
+/// So many in a row are no accident: credentials that expired, a network that is down.
+const IN_A_ROW: u32 = 16;
+
+const PAUSE_NS_MAX: u64 = 300_000_000_000;
 
 /// How long an object that failed rests.
 const RETRY_AFTER_NS: u64 = 5_000_000_000;
@@ -176,6 +193,7 @@ impl Readahead {
             sets: Vec::new(),
             failed: Vec::new(),
             retry_ns: 0,
+            failures: Failures::default(),
         }
     }
 
@@ -188,8 +206,13 @@ impl Readahead {
     pub fn done(&mut self, history: &History, command: &Prefetch, outcome: Outcome) {
         let was_read = history.jobs().iter().any(|job| job.has_read(command.file));
         self.ledger.done(command, outcome, was_read);
-        if outcome == Outcome::Failed {
-            self.failed.push(command.file);
+        match outcome {
+            Outcome::Failed => {
+                self.failed.push(command.file);
+                self.failures.in_a_row += 1;
+            }
+            Outcome::Fetched => self.failures = Failures::default(),
+            Outcome::Needless => {}
         }
     }
 
@@ -224,6 +247,10 @@ impl Readahead {
             return plan;
         }
         self.forgive(now.now_ns);
+        if self.failures.are_to_pause(now.now_ns) {
+            plan.activity = Activity::Failing;
+            return plan;
+        }
         let jobs: Vec<&Job> = history.jobs().iter().filter(|job| is_shuffling(job, now.now_ns)).collect();
         if jobs.is_empty() {
             return plan;
@@ -349,6 +376,17 @@ impl Readahead {
     /// Bytes that may still be fetched ahead this hour; none where there is no limit.
     pub fn allowance_left(&mut self, now_ns: u64) -> Option<u64> {
         self.limits.bytes_per_hour_max.map(|_| self.allowance.left(now_ns))
+    }
+}
+
+impl Failures {
+    /// Whether to pause: longer each time that nothing came after the last pause.
+    fn are_to_pause(&mut self, now_ns: u64) -> bool {
+        if self.in_a_row >= IN_A_ROW {
+            self.pause_ns = (self.pause_ns * 2).clamp(RETRY_AFTER_NS, PAUSE_NS_MAX);
+            (self.until_ns, self.in_a_row) = (now_ns + self.pause_ns, 0);
+        }
+        now_ns < self.until_ns
     }
 }
 

@@ -134,8 +134,12 @@ fn what_failed_is_tried_again_later() {
             rig.readahead.done(&rig.history, &command, Outcome::Failed);
         }
     }
-    // 20 s: at once, and every five seconds.
-    assert!((300..=600).contains(&tries), "{tries}");
+    // In 20 s: all hundred at once, then pauses of 5 and 10 s.
+    assert!((101..=400).contains(&tries), "{tries}");
+    let before = tries;
+    rig.now_ns += 60_000_000_000;
+    rig.read(&[Touch { at_ns: rig.now_ns, ..shuffled(&set, 1, 0)[299] }]);
+    assert!((0..200).map(|_| rig.step().len()).sum::<usize>() == 100, "after {before}");
 }
 
 #[test]
