@@ -99,22 +99,21 @@ fn a_few_files_a_walk_and_a_refusal_fetch_nothing_ahead() -> Outcome {
 #[test]
 fn a_full_store_is_not_fetched_ahead_for() -> Outcome {
     needs_fuse!();
-    // 170 MiB beside a store of 128.
-    let shape = Shape { mean_bytes: 170 << 10, sigma: 0.3, ..Shape::of(1_000) };
+    // 250 MiB beside a store of 192.
+    let shape = Shape { mean_bytes: 170 << 10, sigma: 0.3, ..Shape::of(1_500) };
     let bed = Bed::new(&shape, &AWAY)?;
-    let mount = bed.mount_command().cache_size("128MiB").start()?;
+    let mount = bed.mount_command().cache_size("192MiB").start()?;
     let mut readers = bed.readers(&mount)?;
-    for epoch in 1..=2 {
-        bed.origin.reset()?;
-        readers.epoch(epoch)?.must_be_right(bed.files())?;
-        let bytes = bed.origin.counters()?.get_bytes;
-        assert!(bytes <= bed.data_set.manifest.total_bytes(), "{bytes} in epoch {epoch}");
-        mount.wait_until_stored()?;
-    }
-    assert_eq!(planner(&mount, "activity")?, "the store is full");
+    readers.epoch(1)?.must_be_right(bed.files())?;
+    mount.wait_until_stored()?;
+    let full = mount.stats()?;
+    assert!(full.figure("cache_not_admitted") > 0, "it was to be too small");
+
+    bed.origin.reset()?;
+    readers.epoch(2)?.must_be_right(bed.files())?;
     let stats = mount.stats()?;
-    // What the store did not take was fetched for nothing: a command's worth at the edge.
-    let lost = stats.figure("planner_prefetched") as i64 - stats.figure("planner_prefetch_used") as i64;
-    assert!(lost.abs() <= 80, "{lost}");
+    assert_eq!(stats.grown(&full, "planner_prefetched"), 0);
+    assert!(bed.origin.counters()?.get < bed.files() as u64, "what is stored is not fetched");
+    assert_eq!(stats.figure("planner_prefetch_wasted"), 0);
     Ok(())
 }
