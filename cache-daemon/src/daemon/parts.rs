@@ -20,6 +20,7 @@ use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
+use crate::stats::planner::PlannerFigures;
 use crate::stats::store::StoreFigures;
 use crate::store::{OpenReport, Place, Store, StoreConfig};
 
@@ -38,6 +39,7 @@ pub(super) struct AllFigures {
     pub catalog: Arc<CatalogFigures>,
     pub cache: Arc<CacheFigures>,
     pub store: Arc<StoreFigures>,
+    pub planner: Arc<PlannerFigures>,
     pub control: Arc<ControlFigures>,
 }
 

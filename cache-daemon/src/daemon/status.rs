@@ -9,6 +9,7 @@ use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
+use super::planning::Planning;
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::{Config, IoMode, PageCacheSize};
@@ -32,6 +33,7 @@ pub(super) struct Served {
     pub cache: Arc<Cache>,
     pub mount: Arc<Mount>,
     pub watching: Watching,
+    pub planning: Arc<Planning>,
 }
 
 /// Answers for a daemon that serves.
@@ -43,6 +45,7 @@ pub(super) struct Status {
     cache: Arc<Cache>,
     mount: Arc<Mount>,
     watching: Watching,
+    planning: Arc<Planning>,
     shutdown: Shutdown,
     io_mode: IoMode,
     page_cache: PageCacheSize,
@@ -51,7 +54,7 @@ pub(super) struct Status {
 impl Status {
     /// Answers for the daemon of these parts.
     pub fn new(config: &Config, parts: &Parts, served: Served, shutdown: Shutdown) -> Self {
-        let Served { cache, mount, watching } = served;
+        let Served { cache, mount, watching, planning } = served;
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -76,6 +79,7 @@ impl Status {
             cache,
             mount,
             watching,
+            planning,
             shutdown,
             io_mode: config.mount.io_mode,
             page_cache: config.mount.page_cache.clone(),
@@ -124,6 +128,7 @@ impl Status {
         });
         let store = StoreState { places: places.chain(lost).collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
+        snapshot.planner = self.planning.state();
         self.add_figures(&mut snapshot, &usage);
         self.add_degraded(&mut snapshot, &usage);
         snapshot
@@ -152,6 +157,7 @@ impl Status {
         snapshot.add(&*self.figures.origin);
         let none = Arc::default();
         snapshot.add(&*self.watching.probes().map_or(none, |probes| probes.figures()));
+        snapshot.add(&**self.planning.figures());
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();

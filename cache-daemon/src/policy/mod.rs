@@ -4,3 +4,4 @@
 //! disk or a network; the daemon and `cachectl simulate` run the same code.
 
 pub mod eviction;
+pub mod readahead;
