@@ -153,8 +153,10 @@ impl Bench<'_> {
             self.results.on(medium.name());
             reads::run(self, &medium)?;
             fills::run(self, &medium)?;
-            if medium.name() == "ext4" {
+            if name == files::MEDIUM {
                 files::run(self, &medium)?;
+            }
+            if name == index::MEDIUM {
                 index::run(self, &medium)?;
             }
         }
@@ -163,8 +165,10 @@ impl Bench<'_> {
 
     fn wants_some_case_on(&self, medium: &str) -> bool {
         let mut cases = [reads::names(), fills::names()].concat();
-        if medium == "ext4" {
+        if medium == files::MEDIUM {
             cases.extend(files::names());
+        }
+        if medium == index::MEDIUM {
             cases.extend(index::NAMES);
         }
         cases.iter().any(|case| self.options.wants_case(case))
