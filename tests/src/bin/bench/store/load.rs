@@ -265,7 +265,7 @@ impl Plan {
         let item = match self.order {
             Order::Stored => chunk % objects.items(),
             Order::Random { seed } => {
-                let object = scrambled(chunk / objects.chunks() ^ seed << 40) % objects.objects();
+                let object = scrambled((chunk / objects.chunks()) ^ (seed << 40)) % objects.objects();
                 object * objects.chunks() + chunk % objects.chunks()
             }
         };
@@ -306,7 +306,7 @@ impl Appends {
         if let Appended::Rejected(why) = appended {
             state.rejected.get_or_insert(why);
         }
-        if state.bytes <= IN_FLIGHT_LOW && state.bytes + bytes > IN_FLIGHT_LOW || state.bytes == 0 {
+        if (state.bytes <= IN_FLIGHT_LOW && state.bytes + bytes > IN_FLIGHT_LOW) || state.bytes == 0 {
             self.fewer.notify_one();
         }
     }
