@@ -80,11 +80,10 @@ impl Options {
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// The first Ctrl-C asks for the end, the second one is the end.
+    /// Ctrl-C asks for the end, however often: whoever cannot wait for the cleaning up has Ctrl-\.
     fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone())?;
             signal_hook::flag::register(signal, stop.0.clone())?;
         }
         Ok(stop)
