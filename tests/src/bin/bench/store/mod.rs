@@ -80,11 +80,10 @@ impl Options {
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// The first Ctrl-C asks for the end, the second one is the end.
+    /// Ctrl-C asks for the end, however often: whoever cannot wait for the cleaning up has Ctrl-\.
     fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone())?;
             signal_hook::flag::register(signal, stop.0.clone())?;
         }
         Ok(stop)
@@ -153,8 +152,10 @@ impl Bench<'_> {
             self.results.on(medium.name());
             reads::run(self, &medium)?;
             fills::run(self, &medium)?;
-            if medium.name() == "ext4" {
+            if name == files::MEDIUM {
                 files::run(self, &medium)?;
+            }
+            if name == index::MEDIUM {
                 index::run(self, &medium)?;
             }
         }
@@ -163,8 +164,10 @@ impl Bench<'_> {
 
     fn wants_some_case_on(&self, medium: &str) -> bool {
         let mut cases = [reads::names(), fills::names()].concat();
-        if medium == "ext4" {
+        if medium == files::MEDIUM {
             cases.extend(files::names());
+        }
+        if medium == index::MEDIUM {
             cases.extend(index::NAMES);
         }
         cases.iter().any(|case| self.options.wants_case(case))
