@@ -28,6 +28,7 @@ pub mod files;
 mod gate_model;
 pub mod health;
 pub mod in_flight;
+mod inbox;
 pub mod layout;
 mod lost;
 pub mod medium;
