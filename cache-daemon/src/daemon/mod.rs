@@ -127,6 +127,7 @@ impl Mounted {
         let from_snapshot = opened.from_snapshot;
         let catalog = Arc::new(opened.catalog);
         parts.keep_only(&catalog);
+        parts.promote(&catalog, config.store.file_from);
         let large_share = parts::large_share(&catalog, config.store.file_from);
         let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
         let source = Arc::new(MountedCache::new(cache.clone(), TTL));

@@ -84,6 +84,18 @@ impl Parts {
         }
     }
 
+    /// Gives large objects files that were stored before `--file-from` was lowered to `file_from`.
+    pub fn promote(&self, catalog: &Catalog, file_from: u64) {
+        let mut large = Vec::new();
+        catalog.fingerprints(&mut |ino, fingerprint| {
+            let size = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
+            if size >= file_from {
+                large.push((fingerprint, size));
+            }
+        });
+        self.store.promote(large);
+    }
+
     /// Saves the store and the catalog; whether both are.
     pub fn close(&self, catalog: &Catalog) -> bool {
         let synced = self.store.sync();
