@@ -75,20 +75,25 @@ impl Parts {
         Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures)
     }
 
-    /// Forgets what is stored of objects that `catalog` does not have. Returns the share of its bytes,
-    /// 0 to 1, in objects that get a file of their own: those of `file_from` bytes or more.
+    /// Forgets what is stored of objects that `catalog` does not have, and gives files to those that are large since
+    /// `file_from` was lowered. Returns the share of its bytes, 0 to 1, in objects that get a file of their own: those
+    /// of `file_from` bytes or more.
     pub fn settle_on(&self, catalog: &Catalog, file_from: u64) -> f64 {
         let mut live = HashSet::with_capacity(catalog.files() as usize);
-        let mut large_bytes = 0;
+        let mut large = Vec::new();
         catalog.fingerprints(&mut |ino, fingerprint| {
             live.insert(fingerprint);
             let size_bytes = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
-            large_bytes += if size_bytes >= file_from { size_bytes } else { 0 };
+            if size_bytes >= file_from {
+                large.push((fingerprint, size_bytes));
+            }
         });
         let forgotten = self.store.retain(&|fingerprint| live.contains(fingerprint));
         if forgotten > 0 {
             tracing::info!(forgotten, "extents of objects that the data set no longer has give way");
         }
+        let large_bytes: u64 = large.iter().map(|(_, bytes)| bytes).sum();
+        self.store.promote(large);
         large_bytes as f64 / catalog.bytes().max(1) as f64
     }
 

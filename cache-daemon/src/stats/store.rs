@@ -30,6 +30,7 @@ crate::figures! {
         files: Gauge, "files", "Backing files: objects of --file-from bytes and more.";
         files_created: Counter, "files", "Backing files made.";
         files_completed: Counter, "files", "Backing files whose last missing chunk was written.";
+        promoted_objects: Counter, "objects", "Objects that were stored as extents and were given a file.";
         recovered_files: Counter, "files", "Backing files found when the store was opened.";
         revoked_files: Counter, "files", "Backing files removed because damage was found in them.";
         poisoned_files: Counter, "files", "Backing files removed because a sync of them failed.";
