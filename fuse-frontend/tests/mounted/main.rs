@@ -6,12 +6,15 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod backed;
+mod direct;
 mod kernel_rule;
 mod lifecycle;
 mod notifying;
 mod passing;
 mod passing_ends;
 mod passing_faults;
+mod pushing;
+mod pushing_races;
 mod reading;
 mod refusing;
 mod stalling;
