@@ -242,7 +242,7 @@ fn test(
     };
     let ended = machine.run(&report::progress)?;
     let verdict = verdict::judge(&ended, &facts::expected(&wanted.version));
-    let row = Row::new(wanted, &kernel.release, ended, verdict);
+    let row = Row::new(wanted, (&kernel.release, &programs.commit), ended, verdict);
     if arguments.filter.is_none() && !arguments.quick {
         report::keep(&row)?;
     }
