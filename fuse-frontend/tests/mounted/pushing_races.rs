@@ -97,6 +97,7 @@ fn with_every_serving_thread_standing_still_push_and_drop_go_on_and_those_thread
             assert_eq!(push(pusher, node, 0, vec![100 + n; 50_000].into()), Pushed::Stored { bytes: 50_000 });
             assert!(fs::read(mounted.path(&format!("pushed-{n}"))).unwrap() == vec![100 + n; 50_000]);
             assert_eq!(drop_range(pusher, node, 0..50_000), Dropped::Gone { bytes: 13 * 4096 });
+            mounted.mount.notifier().node_changed(node).unwrap();
         }
         assert_eq!(blocked.load(SeqCst), THREADS, "they still stand");
         assert!(waiting.try_recv().is_err());
@@ -143,6 +144,33 @@ fn a_push_that_waits_for_an_unanswered_read_holds_up_no_other_reader_of_the_one_
         assert_eq!(pushing.join().unwrap(), Pushed::Stored { bytes: 50_000 });
         notified.join().unwrap();
     });
+}
+
+#[test]
+fn a_forced_unmount_ends_a_push_that_waits_for_a_read_which_is_never_answered() {
+    if cannot_mount() {
+        return;
+    }
+    let (mounted, slow) = slow_and_quick(2);
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let stall = held.clone();
+    mounted.source.on_read(move |_, _, _, ticket| {
+        stall.lock().push(ticket);
+        None
+    });
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read(mounted.path("slow")));
+        until("the slow read", || !held.lock().is_empty());
+        let pushing = scope.spawn(|| push(mounted.mount.pusher(), slow, 0, vec![SLOW; 50_000].into()));
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!pushing.is_finished());
+        // Its reader has the file open, so it is in use.
+        mounted.mount.unmount().unwrap();
+        assert!(reader.join().unwrap().is_err());
+        pushing.join().unwrap();
+    });
+    // Too late, and harmless.
+    held.lock().drain(..).for_each(|ticket| ticket.data(&[SLOW; 50_000]));
 }
 
 /// The bytes of version `id` of whatever file: their number and each of them follow from it.
