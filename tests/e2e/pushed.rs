@@ -121,20 +121,32 @@ fn what_cannot_be_pushed_is_refused_or_counted_and_never_hangs() -> Outcome {
 #[test]
 fn a_push_that_is_given_up_leaves_a_daemon_that_serves_and_unmounts() -> Outcome {
     needs_fuse!();
-    let bed = Bed::new(&Shape::of(200), &Weather { delay_ms: 200, ..Weather::default() })?;
+    let bed = Bed::new(&Shape::of(200), &Weather { delay_ms: 1_000, ..Weather::default() })?;
     let mount = bed.mount(&[])?;
     let cachectl = epochcache_tests::bed::programs::program("cachectl");
-    let mut child = std::process::Command::new(cachectl)
-        .args(["push", "--json"])
-        .arg(mount.path())
-        .stdout(std::process::Stdio::null())
-        .spawn()?;
+    let start = || {
+        let mut command = std::process::Command::new(&cachectl);
+        command.args(["push", "--json"]).arg(mount.path());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()
+    };
+    let mut child = start()?;
     wait_until(PATIENCE, "the push begins", || Ok(mount.stats()?.figure("fuse_push_stored") > 3))?;
     child.kill()?;
     child.wait()?;
     let file = &bed.data_set.manifest.files[190];
     assert_eq!(file.wrong_bytes(&std::fs::read(mount.path().join(&file.path))?), 0);
-    mount.unmount()
+
+    // And one that is under way when the mount goes.
+    let before = mount.stats()?;
+    let mut child = start()?;
+    wait_until(
+        PATIENCE,
+        "another push begins",
+        || Ok(mount.stats()?.grown(&before, "fuse_push_stored") > 3),
+    )?;
+    mount.unmount()?;
+    assert!(!child.wait()?.success());
+    Ok(())
 }
 
 #[test]
