@@ -12,6 +12,7 @@ mod args;
 mod check;
 mod memory;
 mod place;
+mod prefetch;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use memory::PageCacheSize;
 pub(crate) use memory::group_limit;
 pub use place::{Place, create_cache_dir};
 pub(crate) use place::{find_program, user_allow_other};
+pub use prefetch::{PrefetchArgs, PrefetchChoice, PrefetchOptions};
 
 /// Everything that `epochcache mount` was told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub mount: MountOptions,
     /// Where its bytes are kept.
     pub store: StoreOptions,
+    /// What is fetched ahead of the readers.
+    pub prefetch: PrefetchOptions,
     /// When the data set is listed again in the background.
     pub revalidate: Revalidate,
     /// Whether eBPF probes are tried.

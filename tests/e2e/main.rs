@@ -2,6 +2,7 @@
 //!
 //! Each test has its own server, cache and mountpoint. None asserts on time, except that nothing hangs.
 
+mod ahead;
 mod bad_input;
 mod damage;
 mod early;

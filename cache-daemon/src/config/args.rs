@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::prefetch::PrefetchArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   A bucket, with credentials from the environment, ~/.aws or the instance's role:
@@ -66,12 +68,15 @@ pub struct MountArgs {
     /// How devices are driven.
     #[arg(long, value_enum, default_value_t, help_heading = "Cache")]
     pub engine: EngineChoice,
-    /// Lets a kernel thread submit (io_uring SQPOLL): spends a core, saves system calls.
+    /// Lets kernel threads submit (io_uring SQPOLL): spends a core for each busy thread of the store, saves system calls.
     #[arg(long, help_heading = "Cache")]
     pub sqpoll: bool,
     /// Polls for completions (io_uring IOPOLL): the device needs poll queues (nvme.poll_queues).
     #[arg(long, help_heading = "Cache")]
     pub iopoll: bool,
+    /// What is fetched ahead.
+    #[command(flatten)]
+    pub prefetch: PrefetchArgs,
 
     /// What an OPEN is answered with: noopen for small files, open for large ones.
     #[arg(long, value_enum, default_value_t, help_heading = "Mount")]

@@ -6,8 +6,8 @@ use super::args::MountArgs;
 use super::memory::Memory;
 use super::place::{self, Machine};
 use super::{
-    Config, ConfigError, IoMode, Limits, MountOptions, OriginOptions, PageCacheSize, ProcessOptions,
-    Revalidate, ServeChoice, StoreOptions,
+    Config, ConfigError, IoMode, Limits, MountOptions, OriginOptions, PageCacheSize, PrefetchOptions,
+    ProcessOptions, Revalidate, ServeChoice, StoreOptions,
 };
 
 /// Two segments of 64 MiB are the least that can be appended to while one is reclaimed.
@@ -53,13 +53,15 @@ impl Config {
         let limits = limits(args)?;
         let revalidate = revalidate(args)?;
         let process = process(args)?;
+        let prefetch = PrefetchOptions::new(&args.prefetch)?;
         let (file_mode, dir_mode) =
             (mode("--file-mode", &args.file_mode)?, mode("--dir-mode", &args.dir_mode)?);
 
         machine.can_mount(args.allow_other)?;
         let mountpoint = machine.mountpoint(&args.mountpoint)?;
         let cache_dir = machine.cache_dir(&args.cache_dir, &mountpoint)?;
-        let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint)?;
+        let may_be_lost = !args.format && crate::store::was_opened(&cache_dir);
+        let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint, may_be_lost)?;
         place::has_room(&places, size_bytes)?;
 
         let log_file =
@@ -89,6 +91,7 @@ impl Config {
                 sqpoll: args.sqpoll,
                 iopoll: args.iopoll,
             },
+            prefetch,
             revalidate,
             probes: args.probes,
             process: ProcessOptions { log_file, ..process },

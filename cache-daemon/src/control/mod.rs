@@ -88,13 +88,13 @@ pub struct Pong {
 /// How far a verification is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyProgress {
-    /// Extents read and compared with their checksums.
+    /// Extents, and chunks of backing files, that were read and compared with their checksums.
     pub extents: u64,
-    /// Bytes of them.
+    /// Bytes that it has come to: of those, and of what was dropped before it was read.
     pub bytes: u64,
     /// Bytes that are to be verified in all.
     pub total_bytes: u64,
-    /// Extents whose bytes were wrong or could not be read: dropped, and fetched again when asked for.
+    /// Extents whose bytes were wrong (dropped, and fetched again when asked for) or could not be read.
     pub bad_extents: u64,
     /// It is over.
     pub done: bool,

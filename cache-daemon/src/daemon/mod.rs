@@ -9,6 +9,7 @@ mod early;
 mod listing;
 mod logging;
 mod parts;
+mod planning;
 mod status;
 mod watching;
 
@@ -29,6 +30,7 @@ use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
 use parts::Parts;
+use planning::Planning;
 use status::{Served, Status};
 use watching::Watching;
 
@@ -71,7 +73,11 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let at_once = from_snapshot && config.revalidate != Revalidate::Never;
     let revalidating = runtime.spawn(revalidation.run(outdated, at_once));
     let watching = Watching::start(config.probes, mount.report().device, cache.catalog().len());
-    let served = Served { cache: cache.clone(), mount: mount.clone(), watching };
+    let figures = &parts.figures;
+    let planning =
+        Planning::start(&config, &cache, figures.origin.clone(), &watching, figures.planner.clone());
+    let planning = Arc::new(planning);
+    let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
     let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     let registration = register(&config, &parts);
@@ -85,6 +91,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     tracing::info!(?reason, "ending");
     let unmounted = unmount(&mount);
     revalidating.abort();
+    planning.stop();
     let saved = save(&runtime, &cache, &parts);
     control.stop();
     // Last: `cachectl umount` waits until it is gone.
@@ -127,8 +134,7 @@ impl Mounted {
         })?;
         let from_snapshot = opened.from_snapshot;
         let catalog = Arc::new(opened.catalog);
-        parts.keep_only(&catalog);
-        let large_share = parts::large_share(&catalog, config.store.file_from);
+        let large_share = parts.settle_on(&catalog, config.store.file_from);
         let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
         let source = Arc::new(MountedCache::new(cache.clone(), TTL));
         let mount = match early {

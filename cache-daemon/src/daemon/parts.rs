@@ -1,5 +1,6 @@
 //! The parts of a daemon that live as long as it: origin, store, figures.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
+use crate::stats::planner::PlannerFigures;
 use crate::stats::store::StoreFigures;
 use crate::store::{OpenReport, Place, Store, StoreConfig};
 
@@ -37,6 +39,7 @@ pub(super) struct AllFigures {
     pub catalog: Arc<CatalogFigures>,
     pub cache: Arc<CacheFigures>,
     pub store: Arc<StoreFigures>,
+    pub planner: Arc<PlannerFigures>,
     pub control: Arc<ControlFigures>,
 }
 
@@ -72,16 +75,21 @@ impl Parts {
         Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures)
     }
 
-    /// Forgets what is stored of objects that the data set does not have.
-    pub fn keep_only(&self, catalog: &Catalog) {
-        let mut live = std::collections::HashSet::with_capacity(catalog.files() as usize);
-        catalog.fingerprints(&mut |_, fingerprint| {
+    /// Forgets what is stored of objects that `catalog` does not have. Returns the share of its bytes,
+    /// 0 to 1, in objects that get a file of their own: those of `file_from` bytes or more.
+    pub fn settle_on(&self, catalog: &Catalog, file_from: u64) -> f64 {
+        let mut live = HashSet::with_capacity(catalog.files() as usize);
+        let mut large_bytes = 0;
+        catalog.fingerprints(&mut |ino, fingerprint| {
             live.insert(fingerprint);
+            let size_bytes = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
+            large_bytes += if size_bytes >= file_from { size_bytes } else { 0 };
         });
         let forgotten = self.store.retain(&|fingerprint| live.contains(fingerprint));
         if forgotten > 0 {
             tracing::info!(forgotten, "extents of objects that the data set no longer has give way");
         }
+        large_bytes as f64 / catalog.bytes().max(1) as f64
     }
 
     /// Saves the store and the catalog; whether both are.
@@ -142,16 +150,6 @@ fn store_config(config: &Config) -> StoreConfig {
 fn reserved_bytes(cache_dir: &Path, limit_bytes: u64) -> u64 {
     let there = std::fs::metadata(cache_dir.join(CATALOG_NAME)).map_or(0, |found| found.blocks() * 512);
     (limit_bytes / RESERVED_SHARE).min(RESERVED_BYTES_MAX).max(2 * there).max(1 << 20)
-}
-
-/// The share of the data set's bytes, 0 to 1, in objects that get a file of their own.
-pub(super) fn large_share(catalog: &Catalog, file_from: u64) -> f64 {
-    let mut large = 0;
-    catalog.fingerprints(&mut |ino, _| {
-        let size = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
-        large += if size >= file_from { size } else { 0 };
-    });
-    large as f64 / catalog.bytes().max(1) as f64
 }
 
 /// The mount that `config` asks for, of the data set at `origin`, `large_share` of it in large objects.

@@ -9,6 +9,7 @@ use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
+use super::planning::Planning;
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::{Config, IoMode, PageCacheSize};
@@ -32,6 +33,7 @@ pub(super) struct Served {
     pub cache: Arc<Cache>,
     pub mount: Arc<Mount>,
     pub watching: Watching,
+    pub planning: Arc<Planning>,
 }
 
 /// Answers for a daemon that serves.
@@ -43,6 +45,7 @@ pub(super) struct Status {
     cache: Arc<Cache>,
     mount: Arc<Mount>,
     watching: Watching,
+    planning: Arc<Planning>,
     shutdown: Shutdown,
     io_mode: IoMode,
     page_cache: PageCacheSize,
@@ -51,7 +54,7 @@ pub(super) struct Status {
 impl Status {
     /// Answers for the daemon of these parts.
     pub fn new(config: &Config, parts: &Parts, served: Served, shutdown: Shutdown) -> Self {
-        let Served { cache, mount, watching } = served;
+        let Served { cache, mount, watching, planning } = served;
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -76,6 +79,7 @@ impl Status {
             cache,
             mount,
             watching,
+            planning,
             shutdown,
             io_mode: config.mount.io_mode,
             page_cache: config.mount.page_cache.clone(),
@@ -118,10 +122,15 @@ impl Status {
                 State::Trial => "out of use, being tried".to_owned(),
             },
         });
-        let store = StoreState { places: places.collect(), ..self.store.clone() };
+        let lost = usage.lost.iter().map(|lost| PlaceState {
+            path: lost.place.clone().into(),
+            state: "lost: it cannot be opened; it is tried again".to_owned(),
+        });
+        let store = StoreState { places: places.chain(lost).collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
+        snapshot.planner = self.planning.state();
         self.add_figures(&mut snapshot, &usage);
-        self.add_degraded(&mut snapshot);
+        self.add_degraded(&mut snapshot, &usage);
         snapshot
     }
 
@@ -148,6 +157,7 @@ impl Status {
         snapshot.add(&*self.figures.origin);
         let none = Arc::default();
         snapshot.add(&*self.watching.probes().map_or(none, |probes| probes.figures()));
+        snapshot.add(&**self.planning.figures());
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();
@@ -167,7 +177,7 @@ impl Status {
         );
     }
 
-    fn add_degraded(&self, snapshot: &mut Snapshot) {
+    fn add_degraded(&self, snapshot: &mut Snapshot, usage: &Usage) {
         if let Err(why) = &self.mount.report().read_ahead_kb {
             snapshot.degrade(
                 "readahead of the mount",
@@ -204,7 +214,15 @@ impl Status {
                 "allow io_uring: kernel.io_uring_disabled=0, and a seccomp profile that has its system calls",
             );
         }
-        for volume in self.cache.store().usage().volumes {
+        for lost in &usage.lost {
+            snapshot.degrade(
+                &lost.place,
+                &lost.why,
+                "what is stored there is fetched from the origin, and the other places do not grow into its share",
+                "bring it back: it is opened within a minute; or leave it out of --cache-dev for good",
+            );
+        }
+        for volume in &usage.volumes {
             if volume.state != State::In {
                 snapshot.degrade(
                     &volume.place,

@@ -13,6 +13,7 @@ mod drop;
 mod find;
 mod list;
 mod push;
+mod simulate;
 mod stats;
 mod table;
 mod top;
@@ -62,6 +63,8 @@ enum Command {
     Top(top::Args),
     /// Streams the readings of files as they begin and end.
     Trace(trace::Args),
+    /// Plays a trace through eviction policies: hit ratios, bytes, waiting.
+    Simulate(Box<simulate::Args>),
     /// Lists the daemons that run.
     List(list::Args),
 }
@@ -105,6 +108,7 @@ fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Trace(args) => trace::run(&args, out),
+        Command::Simulate(args) => simulate::run(&args, out),
         Command::List(args) => list::run(&args, out),
     }
 }
