@@ -173,3 +173,20 @@ fn in_open_mode_large_objects_are_read_ahead_on_their_local_files_and_small_ones
     assert_eq!(mount.stats()?.grown(&before, "fuse_read"), 0);
     mount.unmount()
 }
+
+#[test]
+fn a_push_is_no_reading_to_whoever_plans() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(40), &Weather::default())?;
+    // Without probes, requests are all that is known of readers.
+    let mount = bed.mount(&["--probes", "off", "--serve", "noopen"])?;
+    let (progress, _) = push(mount.path())?;
+    assert_eq!(progress["pushed_files"], 40, "{progress}");
+    forget_pages(&bed, &mount)?;
+    let sample = &bed.data_set.manifest.files[5];
+    assert_eq!(sample.wrong_bytes(&std::fs::read(mount.path().join(&sample.path))?), 0);
+    wait_until(PATIENCE, "the one reading is known", || Ok(mount.stats()?.figure("planner_touches") > 0))?;
+    let touches = mount.stats()?.figure("planner_touches");
+    assert!(touches <= 4, "{touches} beginnings and ends of one reading");
+    mount.unmount()
+}

@@ -140,7 +140,7 @@ fn list(directory: &Path) {
 /// A file of which pieces are on their way.
 struct OnItsWay {
     ino: Ino,
-    object: Object,
+    object: Arc<Object>,
     pieces: usize,
     worst: Option<PushOutcome>,
 }
@@ -198,12 +198,12 @@ impl Errand<'_> {
         } else if !self.make_known(ino) {
             self.progress.unknown_files += 1;
         } else {
-            return self.send_all(ino, object);
+            return self.send_all(ino, Arc::new(object));
         }
         self.tell(false)
     }
 
-    fn send_all(&mut self, ino: Ino, object: Object) -> bool {
+    fn send_all(&mut self, ino: Ino, object: Arc<Object>) -> bool {
         let size_bytes = object.size_bytes;
         let pieces = size_bytes.div_ceil(PIECE_BYTES) as usize;
         self.on_their_way.push(OnItsWay { ino, object: object.clone(), pieces, worst: None });
@@ -218,7 +218,7 @@ impl Errand<'_> {
         true
     }
 
-    fn send(&mut self, ino: Ino, object: &Object, piece: (u64, u32)) {
+    fn send(&mut self, ino: Ino, object: &Arc<Object>, piece: (u64, u32)) {
         self.pieces += 1;
         let sender = self.sender.clone();
         self.cache.push(self.pusher, ino, object, piece, move |outcome| {
