@@ -159,9 +159,11 @@ fn a_reader_in_a_small_memory_cgroup_reads_ten_times_its_limit_of_pushed_files_a
     let mount = bed.mount(&["--serve", "noopen"])?;
     let Some(other) = Group::new("other", Some(LIMIT_BYTES))? else { return Ok(()) };
     daemon.take(mount.pid())?;
+    let before = mount.stats()?;
     read_all(&bed, &mount, &other)?;
     println!(
-        "not pushed: the reader's limit events {}, its cache {} bytes",
+        "not pushed: {} READs, the reader's limit events {}, its cache {} bytes",
+        mount.stats()?.grown(&before, "fuse_read"),
         other.limit_events()?,
         other.cache_bytes()?
     );

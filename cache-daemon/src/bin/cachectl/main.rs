@@ -30,6 +30,7 @@ Examples:
   cachectl stats --watch             what the one daemon that runs is doing, every 2 seconds
   cachectl stats /mnt/data --json    one JSON object, for scripts (docs/stats.md)
   cachectl top                       who reads, and how fast
+  cachectl push /mnt/data/train      puts files into the page cache ahead of their readers
   cachectl umount /mnt/data          unmounts cleanly; cleans up a dead mount
   cachectl doctor                    what is missing on this machine, and what to do
 
