@@ -12,6 +12,7 @@
 //!   no reader falls between the answer and the index.
 //! - Bytes of fills in memory are bounded by [`CacheLimits::fill_bytes_max`].
 
+mod eviction;
 mod fill;
 mod flight;
 mod lending;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use eviction::{Eviction, Patterns};
 pub use lending::Overdue;
 pub use revalidate::{Announce, Revalidation};
 pub use source::MountedCache;
@@ -33,6 +35,7 @@ pub use source::MountedCache;
 use crate::catalog::Catalog;
 use crate::object::{CHUNK_BYTES, Fingerprint};
 use crate::origin::Origin;
+use crate::policy::eviction::PolicyKind;
 use crate::stats::cache::CacheFigures;
 use crate::store::Store;
 use flight::Flights;
@@ -44,17 +47,19 @@ pub const UNIT_BYTES: u64 = 4 << 20;
 
 const UNIT_CHUNKS: u32 = (UNIT_BYTES / CHUNK_BYTES) as u32;
 
-/// Bounds of what the cache holds at a time.
+/// Bounds of what the cache holds at a time, and what it does at them.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLimits {
     /// Bytes of fills between their GET and the end of their writing.
     pub fill_bytes_max: u64,
+    /// Who goes when the store is full.
+    pub policy: PolicyKind,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
         // 64 units: enough for 8 readers of large objects, or for over a thousand small ones.
-        Self { fill_bytes_max: 256 << 20 }
+        Self { fill_bytes_max: 256 << 20, policy: PolicyKind::Epoch }
     }
 }
 
@@ -79,6 +84,7 @@ pub struct Cache {
     replaced: mpsc::Sender<Ino>,
     /// Becomes true when nothing is to be fetched any more.
     stopping: watch::Sender<bool>,
+    eviction: Eviction,
     figures: Arc<CacheFigures>,
 }
 
@@ -107,6 +113,7 @@ impl Cache {
             fill_kib_max,
             replaced,
             stopping: watch::Sender::new(false),
+            eviction: Eviction::new(limits.policy),
             figures,
         };
         (Arc::new(cache), outdated)

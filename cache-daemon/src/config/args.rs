@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::policy::eviction::PolicyKind;
+
 const EXAMPLES: &str = "\
 Examples:
   A bucket, with credentials from the environment, ~/.aws or the instance's role:
@@ -69,6 +71,9 @@ pub struct MountArgs {
     /// Polls for completions (io_uring IOPOLL): the device needs poll queues (nvme.poll_queues).
     #[arg(long, help_heading = "Cache")]
     pub iopoll: bool,
+    /// What goes when the store is full: epoch, lru, fifo, s3fifo, sieve, 2-random, none.
+    #[arg(long, value_name = "NAME", default_value = "epoch", value_parser = online, help_heading = "Cache")]
+    pub policy: PolicyKind,
 
     /// What an OPEN is answered with: noopen for small files, open for large ones.
     #[arg(long, value_enum, default_value_t, help_heading = "Mount")]
@@ -145,6 +150,14 @@ pub struct MountArgs {
     /// error, warn, info, debug, trace, or any filter of RUST_LOG.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", help_heading = "Process")]
     pub log_level: String,
+}
+
+/// A policy that needs no future.
+fn online(name: &str) -> Result<PolicyKind, String> {
+    match name.parse::<PolicyKind>() {
+        Ok(policy) if !policy.is_offline() => Ok(policy),
+        _ => Err("give epoch, lru, fifo, s3fifo, sieve, 2-random or none".to_owned()),
+    }
 }
 
 macro_rules! choice {

@@ -128,7 +128,7 @@ impl Mounted {
         let catalog = Arc::new(opened.catalog);
         parts.keep_only(&catalog);
         let large_share = parts::large_share(&catalog, config.store.file_from);
-        let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
+        let (cache, outdated) = parts.cache(catalog, runtime.handle(), config);
         let source = Arc::new(MountedCache::new(cache.clone(), TTL));
         let mount = match early {
             Some((early, mount)) => {
