@@ -83,6 +83,7 @@ impl Cache {
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => {
                 sink(Ok(bytes));
+                cache.eviction.used(ino, &object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
                 cache.figures.store_latency.record(started.elapsed());

@@ -86,6 +86,7 @@ impl Config {
                 places,
                 size_bytes,
                 file_from,
+                policy: args.policy,
                 format: args.format,
                 engine: args.engine,
                 sqpoll: args.sqpoll,

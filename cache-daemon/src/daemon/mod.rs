@@ -135,7 +135,7 @@ impl Mounted {
         let from_snapshot = opened.from_snapshot;
         let catalog = Arc::new(opened.catalog);
         let large_share = parts.settle_on(&catalog, config.store.file_from);
-        let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
+        let (cache, outdated) = parts.cache(catalog, runtime.handle(), config);
         let source = Arc::new(MountedCache::new(cache.clone(), TTL));
         let mount = match early {
             Some((early, mount)) => {

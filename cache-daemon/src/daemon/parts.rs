@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, IoMode, Limits, ServeChoice, VerifyChoice};
+use crate::config::{self, Config, EngineChoice, IoMode, ServeChoice, VerifyChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
@@ -68,11 +68,16 @@ impl Parts {
         &self,
         catalog: Arc<Catalog>,
         runtime: &Handle,
-        limits: &Limits,
+        config: &Config,
     ) -> (Arc<Cache>, mpsc::Receiver<Ino>) {
-        let limits = CacheLimits { fill_bytes_max: limits.fill_bytes_max };
+        let limits =
+            CacheLimits { fill_bytes_max: config.limits.fill_bytes_max, policy: config.store.policy };
         let figures = self.figures.cache.clone();
-        Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures)
+        let (cache, outdated) =
+            Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures);
+        let known = cache.clone();
+        runtime.spawn_blocking(move || known.know_what_is_stored());
+        (cache, outdated)
     }
 
     /// Forgets what is stored of objects that `catalog` does not have, and gives files to those that are large since

@@ -16,7 +16,9 @@ figures! {
         fills: Counter, "fetches", "Fetches that succeeded.";
         fill_bytes: Counter, "bytes", "Bytes fetched from the origin.";
         fills_in_flight: Gauge, "fetches", "Fetches in flight now.";
-        not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full: it never replaces what it has.";
+        not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full and nothing had to go for them.";
+        evicted: Counter, "objects", "Objects that the policy (--policy) gave up for others.";
+        evicted_bytes: Counter, "bytes", "What they took on disk.";
         failed: Counter, "fetches", "Fetches given up after retries: their readers got EIO.";
         stale: Counter, "fetches", "Fetches of a version that the origin no longer has: their readers got ESTALE.";
         store_latency: Latency, "us", "From request to answer, parts answered from the store.";

@@ -18,7 +18,7 @@ crate::figures! {
         appended_extents: Counter, "extents", "Extents written and indexed.";
         appended_bytes: Counter, "bytes", "Bytes of data in them.";
         rejected_full: Counter, "extents", "Appends refused because no segment was free.";
-        rejected_busy: Counter, "extents", "Appends refused because the queue of their volume was full.";
+        rejected_busy: Counter, "extents", "Appends refused because the queue of their volume was full or a segment was being emptied.";
         rejected_failed: Counter, "extents", "Appends that the device failed or did not finish in time.";
         rejected_out: Counter, "extents", "Appends refused because every volume was out of use or closed.";
         forgotten_extents: Counter, "extents", "Extents forgotten by command.";

@@ -119,11 +119,11 @@ impl Writer {
             return Ok(());
         }
         // What is gained by moving is not to be eaten up before the move has ended.
-        let space = match self.is_moving() {
-            true => Space::Full,
-            false => self.find_space(extent_bytes(append.data.len() as u32), false, now),
-        };
-        match space {
+        if self.is_moving() {
+            self.reject(append.done, Rejection::Busy);
+            return Ok(());
+        }
+        match self.find_space(extent_bytes(append.data.len() as u32), false, now) {
             Space::Ready => {
                 let Append { key, data, done, .. } = append;
                 self.pack(key, &data, Outcome::Appended(done));
