@@ -44,13 +44,13 @@ impl Config {
         let limits = limits(args)?;
         let revalidate = revalidate(args)?;
         let process = process(args)?;
-        let prefetch = PrefetchOptions::new(&args.prefetch)?;
         let (file_mode, dir_mode) =
             (mode("--file-mode", &args.file_mode)?, mode("--dir-mode", &args.dir_mode)?);
 
         machine.can_mount(args.allow_other)?;
         let mountpoint = machine.mountpoint(&args.mountpoint)?;
         let cache_dir = machine.cache_dir(&args.cache_dir, &mountpoint)?;
+        let prefetch = PrefetchOptions::new(&args.prefetch, &cache_dir)?;
         let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint)?;
         place::has_room(&places, size_bytes)?;
 

@@ -172,6 +172,7 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
             ServeChoice::Open => ServeMode::Open,
         },
         large_share,
+        control_dir: Some(config.prefetch.order_dir.clone()),
         ..MountOptions::new(&mount.mountpoint, origin)
     }
 }

@@ -7,21 +7,28 @@
 //! The table of files, 16 bytes each, is made when somebody reads for the first time, and again when the data set changed.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, Sender, bounded};
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
+use super::orders::{OrderDirectory, OrderReader, Watcher};
+use super::parts::AllFigures;
+use super::warming::{Warm, Warming};
 use super::watching::Watching;
 use crate::access::{EpochSummary, FileNo, FileTable, History, IDLE_AFTER_NS, Touch, is_split_name};
-use crate::cache::{Asked, Cache, Noted, Prefetcher};
+use crate::cache::{Asked, Cache, Noted, Prefetcher, UNIT_BYTES};
 use crate::catalog::Catalog;
-use crate::config::Config;
-use crate::policy::readahead::{Activity, Counts, Limits, Mode, PLAN_EVERY_S, Readahead, Sample, Situation};
+use crate::config::{Config, PrefetchChoice};
+use crate::control::{OrderTold, Refusal};
+use crate::policy::readahead::{
+    Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation, UnitRead,
+};
 use crate::probe::{Event, Probes, Tier};
 use crate::stats::origin::OriginFigures;
 use crate::stats::planner::{PlannerFigures, PlannerState};
@@ -44,32 +51,44 @@ pub(super) struct Planning {
     figures: Arc<PlannerFigures>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    reader: OrderReader,
+    warm: Arc<Warm>,
+    told: Sender<Order>,
 }
 
+/// Orders that wait to be followed.
+const TOLD_MAX: usize = 8;
+
 impl Planning {
-    /// Plans for `cache`, from what `watching` sees.
+    /// Plans for `cache`, from what `watching` sees and what is told in `orders`.
     pub fn start(
         config: &Config,
         cache: &Arc<Cache>,
-        origin: Arc<OriginFigures>,
+        figures: &AllFigures,
         watching: &Watching,
-        figures: Arc<PlannerFigures>,
+        orders: OrderDirectory,
     ) -> Self {
+        let (origin, figures) = (figures.origin.clone(), figures.planner.clone());
+        let reader = OrderReader::new(cache.catalog().clone(), config.mount.mountpoint.clone());
+        let (told, wishes) = bounded(TOLD_MAX);
         let planning = Self {
             state: Arc::default(),
             figures: figures.clone(),
             stop: Arc::default(),
             thread: Mutex::default(),
+            reader: reader.clone(),
+            warm: Arc::default(),
+            told,
         };
+        let is_blind = config.prefetch.mode() == Mode::Off;
         planning.state.lock().mode = config.prefetch.choice.to_string();
-        if config.prefetch.mode() == Mode::Off {
-            planning.state.lock().activity = Activity::Off.to_string();
-            return planning;
-        }
+        planning.state.lock().activity = if is_blind { Activity::Off } else { Activity::Idle }.to_string();
         let sight = Sight {
+            is_blind,
             cache: cache.clone(),
             probes: watching.probes().cloned(),
-            events: watching.trace(),
+            events: (!is_blind).then(|| watching.trace()),
+            units: Vec::new(),
             sessions: HashMap::new(),
             sees_all: false,
         };
@@ -92,6 +111,9 @@ impl Planning {
             filed: None,
             counted: Counts::default(),
             refused_room: None,
+            wishes,
+            orders: orders.watch(reader),
+            warm: planning.warm.clone(),
             figures,
         };
         let (state, stop) = (planning.state.clone(), planning.stop.clone());
@@ -108,6 +130,33 @@ impl Planning {
     /// Its figures.
     pub fn figures(&self) -> &Arc<PlannerFigures> {
         &self.figures
+    }
+
+    /// Follows the order in the file at `path`; what it understood.
+    pub fn tell_order(&self, path: &Path, name: &str) -> Result<OrderTold, Refusal> {
+        if self.state.lock().mode == PrefetchChoice::Off.to_string() {
+            return Err(Refusal("the daemon was told not to fetch ahead: --prefetch off".into()));
+        }
+        let (order, told) = self.read_order(path)?;
+        let busy = |_| Refusal("too many orders at once".into());
+        self.told.try_send(order.named(name)).map_err(busy)?;
+        Ok(told)
+    }
+
+    fn read_order(&self, path: &Path) -> Result<(Order, OrderTold), Refusal> {
+        let refused = |error: std::io::Error| Refusal(format!("{}: {error}", path.display()));
+        self.reader.read(path, &[]).map_err(refused)
+    }
+
+    /// Stores `files`, in this order.
+    pub fn warm(&self, files: Vec<FileNo>) -> Result<Warming, Refusal> {
+        self.warm.begin(Order::new(Purpose::Warm, files))
+    }
+
+    /// Stores the files that the file at `path` names.
+    pub fn warm_order(&self, path: &Path) -> Result<Warming, Refusal> {
+        let (order, _) = self.read_order(path)?;
+        self.warm.begin(order.to_warm())
     }
 
     /// Ends: nothing more is fetched ahead.
@@ -132,6 +181,9 @@ struct Planner {
     counted: Counts,
     /// The room that the store said it had when it refused something for want of room.
     refused_room: Option<u64>,
+    wishes: Receiver<Order>,
+    orders: Option<Watcher>,
+    warm: Arc<Warm>,
     figures: Arc<PlannerFigures>,
 }
 
@@ -157,10 +209,15 @@ impl Planner {
         let now_ns = self.began.elapsed().as_nanos() as u64;
         let touches = self.sight.touches(now_ns);
         self.figures.touches.add(touches.len() as u64);
-        if !touches.is_empty() {
+        let told: Vec<Order> = self.told().collect();
+        self.figures.orders_told.add(told.len() as u64);
+        if !touches.is_empty() || !told.is_empty() || self.warm.is_wanted() {
             self.file();
         }
         let Some(history) = &mut self.history else { return Activity::Idle };
+        told.into_iter().for_each(|order| self.readahead.told(order, now_ns));
+        self.warm.pass(&mut self.readahead, history.table(), now_ns);
+        self.sight.units.drain(..).for_each(|read| self.readahead.unit_read(&read));
         for touch in &touches {
             history.touch(touch);
             self.readahead.touched(history, touch);
@@ -172,6 +229,7 @@ impl Planner {
         }
         for done in self.prefetcher.take_done() {
             self.readahead.done(history, &done.command, done.outcome);
+            self.warm.done(&done);
         }
         let (commands, commands_bytes) = self.prefetcher.outstanding();
         let sample = self.meter.sample();
@@ -187,8 +245,15 @@ impl Planner {
         let prefetcher = &self.prefetcher;
         let plan = self.readahead.plan(history, &now, &mut |file| prefetcher.is_absent(file));
         self.prefetcher.ask(plan.depth, &plan.prefetch);
+        self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
         self.tell(now_ns, plan.activity, state);
         plan.activity
+    }
+
+    /// Orders that were told since the last time, in the directory or by `cachectl`.
+    fn told(&self) -> impl Iterator<Item = Order> + '_ {
+        let in_directory = std::iter::from_fn(|| self.orders.as_ref()?.next());
+        in_directory.chain(std::iter::from_fn(|| self.wishes.try_recv().ok()))
     }
 
     /// Makes the table of files, if there is none or the data set is another.
@@ -226,6 +291,7 @@ impl Planner {
         let in_flight = self.prefetcher.in_flight();
         figures.prefetch_in_flight.set(u64::from(in_flight));
         figures.prefetch_waiting.set(u64::from(self.prefetcher.outstanding().0.saturating_sub(in_flight)));
+        figures.orders_wrong.set(self.readahead.wrong_orders());
         figures.depth.set(u64::from(self.readahead.depth()));
         figures.touches_lost.set(self.sight.lost());
         figures.allowance_bytes.set(self.readahead.allowance_left(now_ns).unwrap_or(0));
@@ -251,7 +317,11 @@ impl Planner {
 struct Sight {
     cache: Arc<Cache>,
     probes: Option<Arc<Probes>>,
-    events: Receiver<Event>,
+    /// Nothing is looked at.
+    is_blind: bool,
+    events: Option<Receiver<Event>>,
+    /// Reads within large objects.
+    units: Vec<UnitRead>,
     /// The session of each process that reads.
     sessions: HashMap<u32, u32>,
     /// The probes see every reading, so that requests are needed only within large objects.
@@ -261,14 +331,18 @@ struct Sight {
 impl Sight {
     /// What was touched since the last time; all of it at `now_ns`.
     fn touches(&mut self, now_ns: u64) -> Vec<Touch> {
+        if self.is_blind {
+            return Vec::new();
+        }
         self.sees_all = self.probes.as_ref().is_some_and(|probes| probes.report().tier != Tier::C);
         self.cache.requests().set(if self.sees_all { Noted::Large } else { Noted::All });
         let mut touches = Vec::new();
-        while let Ok(event) = self.events.try_recv() {
+        while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
             let group = self.session(event.tgid);
             touches.extend(seen(&event, group, now_ns));
         }
         while let Some(asked) = self.cache.requests().take() {
+            self.units.extend(unit_read(&asked));
             if !self.sees_all {
                 touches.extend(requested(&asked, now_ns));
             }
@@ -312,6 +386,14 @@ fn requested(asked: &Asked, at_ns: u64) -> Option<Touch> {
     let (first, end) = (asked.offset, asked.offset + u64::from(asked.len));
     let (begins, ends) = (first == 0, end >= asked.size_bytes);
     Some(Touch { at_ns, file, reader: 0, group: 0, first, end, begins, ends })
+}
+
+/// A read within an object of several units.
+fn unit_read(asked: &Asked) -> Option<UnitRead> {
+    let units = asked.size_bytes.div_ceil(UNIT_BYTES) as u32;
+    let file = FileNo(u32::try_from(asked.ino.0).ok()?);
+    let unit = (asked.offset / UNIT_BYTES) as u32;
+    (units > 1).then_some(UnitRead { file, unit, units, unit_bytes: UNIT_BYTES })
 }
 
 /// Counts of fetches, to be told what came since.

@@ -25,6 +25,8 @@ figures! {
         prefetch_wasted: Counter, "objects", "Objects fetched ahead for an epoch that ended without reading them.";
         prefetch_wasted_bytes: Counter, "bytes", "Bytes of them.";
         prefetch_unread: Gauge, "objects", "Objects fetched ahead that are still to be read.";
+        orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";
+        orders_wrong: Gauge, "orders", "Orders dropped because readers did not follow them.";
         allowance_bytes: Gauge, "bytes", "Bytes that --prefetch-hourly still allows; 0 without a limit.";
         history_bytes: Gauge, "bytes", "Memory of the history of readings.";
     }

@@ -42,6 +42,7 @@ use crate::access::{EpochSummary, FileNo, History, IDLE_AFTER_NS, Job, Marks, To
 use budget::Budget;
 use failures::Failures;
 use unseen::UnseenSet;
+pub use unseen::spread;
 
 /// What a user wants fetched ahead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -232,6 +233,8 @@ impl Readahead {
         if self.limits.mode == Mode::Off && order.purpose() == Purpose::Told {
             return;
         }
+        let is_replaced = |old: &Order| !order.name().is_empty() && old.name() == order.name();
+        self.orders.retain(|old| !is_replaced(old));
         if self.orders.len() == ORDERS_MAX {
             self.orders.remove(0);
         }

@@ -46,6 +46,8 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 pub struct Order {
     purpose: Purpose,
+    /// Whose it is; empty if that does not matter.
+    name: String,
     files: Vec<FileNo>,
     /// The place of each file, by its number.
     places: Vec<u32>,
@@ -73,7 +75,39 @@ impl Order {
             }
         }
         let standing = Standing::Unproven;
-        Self { purpose, files, places, next: 0, read: 0, as_told: 0, others: 0, standing }
+        Self {
+            purpose,
+            name: String::new(),
+            files,
+            places,
+            next: 0,
+            read: 0,
+            as_told: 0,
+            others: 0,
+            standing,
+        }
+    }
+
+    /// The same files, to be stored whoever reads them.
+    pub fn to_warm(mut self) -> Self {
+        self.purpose = Purpose::Warm;
+        self
+    }
+
+    /// The files.
+    pub fn files(&self) -> &[FileNo] {
+        &self.files
+    }
+
+    /// The same as that of `name`: another of the same name takes its place.
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Whose it is.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What it is for.
