@@ -6,11 +6,13 @@
 //! is stored, and the store and the catalog are saved.
 
 mod early;
+mod epochs;
 mod listing;
 mod logging;
 mod orders;
 mod parts;
 mod planning;
+mod sight;
 mod status;
 mod warming;
 mod watching;

@@ -6,7 +6,6 @@
 //!
 //! The table of files, 16 bytes each, is made when somebody reads for the first time, and again when the data set changed.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,19 +16,20 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
+use super::epochs::Epochs;
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
+use super::sight::Sight;
 use super::warming::{Warm, Warming};
 use super::watching::Watching;
-use crate::access::{EpochSummary, FileNo, FileTable, History, IDLE_AFTER_NS, Touch, is_split_name};
-use crate::cache::{Asked, Cache, Noted, Prefetcher, UNIT_BYTES};
+use crate::access::{FileNo, FileTable, History, IDLE_AFTER_NS, is_split_name};
+use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
 use crate::policy::readahead::{
-    Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation, UnitRead,
+    Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation,
 };
-use crate::probe::{Event, Probes, Tier};
 use crate::stats::origin::OriginFigures;
 use crate::stats::planner::{PlannerFigures, PlannerState};
 
@@ -38,12 +38,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How often the table of files is made again at most: a second for ten million.
 const REFILE_EVERY: Duration = Duration::from_secs(10);
-
-/// Sessions of processes that are remembered.
-const SESSIONS_MAX: usize = 4_096;
-
-/// Epochs of fewer files are not worth a line in the log.
-const LOGGED_FILES: u32 = 200;
 
 /// The planner of a mount.
 pub(super) struct Planning {
@@ -83,15 +77,7 @@ impl Planning {
         let is_blind = config.prefetch.mode() == Mode::Off;
         planning.state.lock().mode = config.prefetch.choice.to_string();
         planning.state.lock().activity = if is_blind { Activity::Off } else { Activity::Idle }.to_string();
-        let sight = Sight {
-            is_blind,
-            cache: cache.clone(),
-            probes: watching.probes().cloned(),
-            events: (!is_blind).then(|| watching.trace()),
-            units: Vec::new(),
-            sessions: HashMap::new(),
-            sees_all: false,
-        };
+        let sight = Sight::new(cache.clone(), watching, is_blind);
         let prefetcher = Prefetcher::new(cache.clone());
         let limits = Limits {
             mode: config.prefetch.mode(),
@@ -111,6 +97,7 @@ impl Planning {
             filed: None,
             counted: Counts::default(),
             refused_room: None,
+            epochs: Epochs::new(cache.clone()),
             wishes,
             orders: orders.watch(reader),
             warm: planning.warm.clone(),
@@ -181,6 +168,7 @@ struct Planner {
     counted: Counts,
     /// The room that the store said it had when it refused something for want of room.
     refused_room: Option<u64>,
+    epochs: Epochs,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
     warm: Arc<Warm>,
@@ -224,8 +212,12 @@ impl Planner {
         }
         for summary in history.take_ended() {
             self.readahead.ended(history, &summary);
-            log_epoch(&self.cache, &summary);
-            self.figures.epochs.add(u64::from(summary.files >= LOGGED_FILES));
+            let set = path_of(&self.cache, summary.part);
+            let is_worth_it = self.epochs.ended(&summary, set, self.readahead.counts());
+            if is_worth_it {
+                self.figures.epochs.increment();
+                state.lock().epochs = self.epochs.last();
+            }
         }
         for done in self.prefetcher.take_done() {
             self.readahead.done(history, &done.command, done.outcome);
@@ -313,89 +305,6 @@ impl Planner {
     }
 }
 
-/// Where readings are seen.
-struct Sight {
-    cache: Arc<Cache>,
-    probes: Option<Arc<Probes>>,
-    /// Nothing is looked at.
-    is_blind: bool,
-    events: Option<Receiver<Event>>,
-    /// Reads within large objects.
-    units: Vec<UnitRead>,
-    /// The session of each process that reads.
-    sessions: HashMap<u32, u32>,
-    /// The probes see every reading, so that requests are needed only within large objects.
-    sees_all: bool,
-}
-
-impl Sight {
-    /// What was touched since the last time; all of it at `now_ns`.
-    fn touches(&mut self, now_ns: u64) -> Vec<Touch> {
-        if self.is_blind {
-            return Vec::new();
-        }
-        self.sees_all = self.probes.as_ref().is_some_and(|probes| probes.report().tier != Tier::C);
-        self.cache.requests().set(if self.sees_all { Noted::Large } else { Noted::All });
-        let mut touches = Vec::new();
-        while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
-            let group = self.session(event.tgid);
-            touches.extend(seen(&event, group, now_ns));
-        }
-        while let Some(asked) = self.cache.requests().take() {
-            self.units.extend(unit_read(&asked));
-            if !self.sees_all {
-                touches.extend(requested(&asked, now_ns));
-            }
-        }
-        touches
-    }
-
-    /// The session of process `tgid`: the same for a job's workers, whichever of them forked which.
-    fn session(&mut self, tgid: u32) -> u32 {
-        if self.sessions.len() > SESSIONS_MAX {
-            self.sessions.clear();
-        }
-        *self.sessions.entry(tgid).or_insert_with(|| session_of(tgid).unwrap_or(tgid))
-    }
-
-    fn lost(&self) -> u64 {
-        self.cache.requests().lost()
-    }
-
-    fn source(&self) -> &'static str {
-        if self.sees_all { "probes" } else { "requests" }
-    }
-}
-
-/// The session of a process, from /proc; none if it is gone.
-fn session_of(tgid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
-    // The name in parentheses may hold anything; state, parent, group and session follow it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
-}
-
-fn seen(event: &Event, group: u32, at_ns: u64) -> Option<Touch> {
-    let file = FileNo(u32::try_from(event.ino.0).ok()?);
-    let Event { bytes, tgid, begins, ends, .. } = event;
-    let (first, end) = (bytes.start, bytes.end);
-    Some(Touch { at_ns, file, reader: *tgid, group, first, end, begins: *begins, ends: *ends })
-}
-
-fn requested(asked: &Asked, at_ns: u64) -> Option<Touch> {
-    let file = FileNo(u32::try_from(asked.ino.0).ok()?);
-    let (first, end) = (asked.offset, asked.offset + u64::from(asked.len));
-    let (begins, ends) = (first == 0, end >= asked.size_bytes);
-    Some(Touch { at_ns, file, reader: 0, group: 0, first, end, begins, ends })
-}
-
-/// A read within an object of several units.
-fn unit_read(asked: &Asked) -> Option<UnitRead> {
-    let units = asked.size_bytes.div_ceil(UNIT_BYTES) as u32;
-    let file = FileNo(u32::try_from(asked.ino.0).ok()?);
-    let unit = (asked.offset / UNIT_BYTES) as u32;
-    (units > 1).then_some(UnitRead { file, unit, units, unit_bytes: UNIT_BYTES })
-}
-
 /// Counts of fetches, to be told what came since.
 struct Meter {
     cache: Arc<Cache>,
@@ -462,21 +371,4 @@ fn table(catalog: &Catalog) -> FileTable {
 fn path_of(cache: &Cache, directory: u32) -> String {
     let path = cache.catalog().path(Ino(u64::from(directory))).unwrap_or_default();
     String::from_utf8_lossy(&path).into_owned()
-}
-
-fn log_epoch(cache: &Cache, summary: &EpochSummary) {
-    if summary.files < LOGGED_FILES {
-        return;
-    }
-    let seconds = summary.ns as f64 / 1e9;
-    tracing::info!(
-        epoch = summary.epoch,
-        set = %path_of(cache, summary.part),
-        files = summary.files,
-        of_files = summary.of_files,
-        bytes = summary.bytes,
-        seconds = (seconds * 10.0).round() / 10.0,
-        exactly_once = summary.is_exactly_once,
-        "an epoch has ended"
-    );
 }

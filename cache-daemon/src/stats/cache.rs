@@ -17,6 +17,7 @@ figures! {
         fill_bytes: Counter, "bytes", "Bytes fetched from the origin.";
         fills_in_flight: Gauge, "fetches", "Fetches in flight now.";
         not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full: it never replaces what it has.";
+        origin_wait_us: Counter, "us", "Time that readers waited for the origin, together.";
         failed: Counter, "fetches", "Fetches given up after retries: their readers got EIO.";
         stale: Counter, "fetches", "Fetches of a version that the origin no longer has: their readers got ESTALE.";
         store_latency: Latency, "us", "From request to answer, parts answered from the store.";

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 mod doctor;
 mod drop;
+mod epochs;
 mod find;
 mod list;
 mod order;
