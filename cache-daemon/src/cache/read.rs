@@ -136,7 +136,9 @@ impl Cache {
                 figures.origin_read_bytes.add(bytes.len() as u64);
             }
             sink(result);
-            figures.origin_latency.record(started.elapsed());
+            let waited = started.elapsed();
+            figures.origin_wait_us.add(waited.as_micros() as u64);
+            figures.origin_latency.record(waited);
         })
     }
 }

@@ -6,11 +6,15 @@
 //! is stored, and the store and the catalog are saved.
 
 mod early;
+mod epochs;
 mod listing;
 mod logging;
+mod orders;
 mod parts;
 mod planning;
+mod sight;
 mod status;
+mod warming;
 mod watching;
 
 use std::sync::Arc;
@@ -29,6 +33,7 @@ use crate::config::{Config, Revalidate};
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
+use orders::OrderDirectory;
 use parts::Parts;
 use planning::Planning;
 use status::{Served, Status};
@@ -63,6 +68,8 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let _signals = signals::listen(shutdown.clone()).context("taking signals")?;
     let runtime = runtime()?;
     let lock = CacheDirLock::take(&config.store.cache_dir)?;
+    let orders = OrderDirectory::make(&config)
+        .with_context(|| format!("the directory of orders, {}", config.prefetch.order_dir.display()))?;
     let parts = Parts::open(&config, runtime.handle())?;
 
     let mounted = Mounted::start(&config, &parts, &runtime, &shutdown, &mut serves)?;
@@ -74,8 +81,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let revalidating = runtime.spawn(revalidation.run(outdated, at_once));
     let watching = Watching::start(config.probes, mount.report().device, cache.catalog().len());
     let figures = &parts.figures;
-    let planning =
-        Planning::start(&config, &cache, figures.origin.clone(), &watching, figures.planner.clone());
+    let planning = Planning::start(&config, &cache, figures, &watching, orders);
     let planning = Arc::new(planning);
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));

@@ -181,6 +181,7 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
         passthrough: mount.verify == VerifyChoice::Once,
         push_bytes_max: mount.page_cache.bytes,
         large_share,
+        control_dir: Some(config.prefetch.order_dir.clone()),
         ..MountOptions::new(&mount.mountpoint, origin)
     }
 }

@@ -19,6 +19,7 @@ figures! {
         not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full and nothing had to go for them.";
         evicted: Counter, "objects", "Objects that the policy (--policy) gave up for others.";
         evicted_bytes: Counter, "bytes", "What they took on disk.";
+        origin_wait_us: Counter, "us", "Time that readers waited for the origin, together.";
         failed: Counter, "fetches", "Fetches given up after retries: their readers got EIO.";
         stale: Counter, "fetches", "Fetches of a version that the origin no longer has: their readers got ESTALE.";
         store_latency: Latency, "us", "From request to answer, parts answered from the store.";
