@@ -3,7 +3,7 @@
 use ebpf_common::Settings;
 
 #[unsafe(no_mangle)]
-pub(crate) static SETTINGS_1: Settings = Settings {
+pub(crate) static SETTINGS_2: Settings = Settings {
     pause_ticks: 0,
     device: 0,
     flags: 0,
@@ -19,15 +19,19 @@ pub(crate) static SETTINGS_1: Settings = Settings {
     task_pid: 0,
     task_tgid: 0,
     task_syscr: 0,
+    iocb_file: 0,
+    iocb_pos: 0,
+    iter_count: 0,
+    padding: 0,
 };
 
-const _: () = assert!(ebpf_common::LAYOUT_VERSION == 1, "the symbol's name follows the layout");
+const _: () = assert!(ebpf_common::LAYOUT_VERSION == 2, "the symbol's name follows the layout");
 
 /// One field, read where the verifier sees it: a plain read would be replaced by the zero above.
 macro_rules! setting {
     ($field:ident) => {
         // SAFETY: a static is readable; volatile only keeps the compiler from knowing its value.
-        unsafe { core::ptr::read_volatile(&raw const $crate::settings::SETTINGS_1.$field) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::settings::SETTINGS_2.$field) }
     };
 }
 pub(crate) use setting;

@@ -3,6 +3,8 @@
 //! A load through such a pointer is an ordinary load to the verifier, because the pointer came from a typed argument and
 //! the offset is a constant; a bad pointer reads as zero. `bpf_probe_read_kernel` would cost 30 ns each.
 
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
 use crate::settings::setting;
 
 macro_rules! pointer {
@@ -25,6 +27,14 @@ pointer! {
 pointer! {
     /// `struct file`
     File
+}
+pointer! {
+    /// `struct kiocb`
+    Request
+}
+pointer! {
+    /// `struct iov_iter`
+    Buffers
 }
 pointer! {
     /// `struct vm_fault`
@@ -75,6 +85,25 @@ impl File {
     }
 }
 
+impl Request {
+    #[inline(always)]
+    pub(crate) fn inode(self) -> Inode {
+        File(field(self.0, setting!(iocb_file))).inode()
+    }
+
+    #[inline(always)]
+    pub(crate) fn position(self) -> u64 {
+        field(self.0, setting!(iocb_pos))
+    }
+}
+
+impl Buffers {
+    #[inline(always)]
+    pub(crate) fn len(self) -> u64 {
+        field(self.0, setting!(iter_count))
+    }
+}
+
 impl Fault {
     #[inline(always)]
     pub(crate) fn inode(self) -> Inode {
@@ -89,6 +118,14 @@ impl Fault {
 }
 
 impl Task {
+    /// The number of read system calls, of a task whose pointer has no type.
+    #[inline(always)]
+    pub(crate) fn read_calls_copied(self) -> u64 {
+        let calls = self.0.wrapping_add(setting!(task_syscr) as usize).cast();
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(calls) }.unwrap_or(0)
+    }
+
     #[inline(always)]
     pub(crate) fn tid(self) -> u32 {
         field(self.0, setting!(task_pid))

@@ -24,6 +24,9 @@ pub(super) const FILE_INODE: Field = ("file", "f_inode");
 pub(super) const FAULT_VMA: Field = ("vm_fault", "vma");
 pub(super) const FAULT_PGOFF: Field = ("vm_fault", "pgoff");
 pub(super) const VMA_FILE: Field = ("vm_area_struct", "vm_file");
+pub(super) const IOCB_FILE: Field = ("kiocb", "ki_filp");
+pub(super) const IOCB_POS: Field = ("kiocb", "ki_pos");
+pub(super) const ITER_COUNT: Field = ("iov_iter", "count");
 const TASK_PID: Field = ("task_struct", "pid");
 const TASK_TGID: Field = ("task_struct", "tgid");
 const TASK_SYSCR: Field = ("task_struct", "ioac.syscr");
@@ -51,6 +54,9 @@ impl Kernel {
             FAULT_VMA,
             FAULT_PGOFF,
             VMA_FILE,
+            IOCB_FILE,
+            IOCB_POS,
+            ITER_COUNT,
             TASK_PID,
             TASK_TGID,
             TASK_SYSCR,
@@ -97,6 +103,10 @@ impl Kernel {
             task_pid: at(TASK_PID),
             task_tgid: at(TASK_TGID),
             task_syscr: at(TASK_SYSCR),
+            iocb_file: at(IOCB_FILE),
+            iocb_pos: at(IOCB_POS),
+            iter_count: at(ITER_COUNT),
+            padding: 0,
         }
     }
 }

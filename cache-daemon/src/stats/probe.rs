@@ -12,6 +12,7 @@ figures! {
         events: Gauge, "events", "Beginnings and ends of readings that were put into the ring.";
         events_dropped: Gauge, "events", "Beginnings and ends that the ring had no room for: their accesses are counted all the same.";
         inodes_beyond: Gauge, "accesses", "Accesses to objects found after the start that the heat array has no room for: not counted elsewhere.";
+        runs_missed: Gauge, "runs", "Runs of a probe that the kernel left out because another task was in the middle of one on that CPU: reads among them are not counted, of this mount or others.";
         map_bytes: Gauge, "bytes", "Memory of the probes' maps in the kernel.";
     }
 }

@@ -26,7 +26,7 @@ pub use reader::{READERS, Reader, ReaderTotals, ReadingKey};
 pub use settings::{Clock, Control, Settings, SettingsFlags};
 
 /// Raised with every change of a type here; [`SETTINGS_SYMBOL`] and the symbol in `ebpf/src/settings.rs` follow it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// The symbol of the object's [`Settings`].
-pub const SETTINGS_SYMBOL: &str = "SETTINGS_1";
+pub const SETTINGS_SYMBOL: &str = "SETTINGS_2";

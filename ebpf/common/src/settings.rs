@@ -35,6 +35,14 @@ pub struct Settings {
     pub task_tgid: u32,
     /// `struct task_struct`: `ioac.syscr`, the number of read system calls so far.
     pub task_syscr: u32,
+    /// `struct kiocb`: `ki_filp`.
+    pub iocb_file: u32,
+    /// `struct kiocb`: `ki_pos`.
+    pub iocb_pos: u32,
+    /// `struct iov_iter`: `count`.
+    pub iter_count: u32,
+    /// Explicit padding.
+    pub padding: u32,
 }
 
 /// Bits of [`Settings::flags`].
@@ -70,4 +78,4 @@ pub struct Clock {
     pub ns: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);
+const _: () = assert!(size_of::<Settings>() == 80 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::Ended;
 use super::home;
 use super::kernels::Wanted;
-use super::protocol::{Daemon, Event, Facts, Outcome};
+use super::protocol::{Daemon, Event, Facts, LargeFiles, Outcome};
 use crate::command::root;
 
 /// How one kernel did.
@@ -208,7 +208,9 @@ fn document(all: &[(String, Ran)]) -> String {
     table.row("BTF of modules", facts(|facts| on(facts.module_btf)));
     table.row("the daemon serves", daemon(|daemon| daemon.serve.clone()));
     table.row("the store's engine", daemon(|daemon| daemon.engine.clone()));
+    table.row("whole large files are read", daemon(|daemon| large_files(&daemon.large_files)));
     table.row("tier of the probes", daemon(|daemon| daemon.probe_tier.clone()));
+    table.row("reads are seen at", daemon(|daemon| hook(&daemon.probe_programs).to_owned()));
     table.row("tests passed", |ran| count(ran, |outcome| outcome.passed));
     table.row("tests failed", |ran| count(ran, |outcome| outcome.failed.len()));
     table.row("skipped in part or whole", |ran| count(ran, |outcome| outcome.skipped.len()));
@@ -241,6 +243,21 @@ impl Table<'_> {
         let cells: Vec<_> = self.all.iter().map(|(_, ran)| cell(ran)).collect();
         let _ = writeln!(self.text, "| {name} | {} |", cells.join(" | "));
     }
+}
+
+fn large_files(read: &LargeFiles) -> String {
+    let LargeFiles { files, passthrough, daemon_reads } = read;
+    match (passthrough, daemon_reads) {
+        (passthrough, 0) if passthrough == files => "by the kernel alone, 0 READs".to_owned(),
+        (0, reads) => format!("through the daemon, {reads} READs of 37 MiB"),
+        (passthrough, reads) => format!("{passthrough} of {files} by the kernel, {reads} READs"),
+    }
+}
+
+/// The hook of the first program, which is the one that sees reads.
+fn hook(programs: &[String]) -> &str {
+    let first = programs.first().and_then(|program| program.split_once('('));
+    first.map_or("nothing", |(_, hook)| hook.trim_end_matches(')'))
 }
 
 fn has(ran: &Ran, list: fn(&Facts) -> &Vec<String>, flag: &str) -> String {

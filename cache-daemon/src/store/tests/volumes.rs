@@ -12,7 +12,7 @@ use crate::io::EngineKind;
 use crate::store::health::State;
 
 fn config(homes: &[Home], limit_bytes: u64) -> StoreConfig {
-    let places = homes.iter().map(|home| Place::Directory(home.dir.path().to_owned())).collect();
+    let places = homes.iter().map(|home| home.place.clone()).collect();
     StoreConfig { places, ..homes[0].config(limit_bytes) }
 }
 
@@ -132,13 +132,16 @@ fn places_of_two_stores_are_not_mixed() {
     assert!(matches!(refused, StoreError::Foreign { .. }), "{refused}");
 }
 
-/// Readers, fills, forgetting, reclaim, syncs and checkpoints at the same time: never a wrong byte.
 #[test]
 fn everything_at_once_serves_no_wrong_byte() {
+    serves_no_wrong_byte(&[Home::new(), Home::new()]);
+}
+
+/// Readers, fills, forgetting, reclaim, syncs and checkpoints at the same time: never a wrong byte.
+pub(super) fn serves_no_wrong_byte(homes: &[Home]) {
     const KEYS: u64 = 400;
     let seed = 7;
-    let homes = [Home::new(), Home::new()];
-    let mut config = config(&homes, 20 << 20);
+    let mut config = config(homes, 20 << 20);
     config.engine = EngineKind::Auto;
     config.read_threads = 2;
     config.checkpoint_interval = Some(Duration::from_millis(50));
