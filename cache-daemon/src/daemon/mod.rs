@@ -69,7 +69,8 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let announce = Arc::new(Kernel { mount: mount.clone() });
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
     let revalidating = runtime.spawn(revalidation.run(outdated, from_snapshot));
-    let watching = Watching::start(config.probes, mount.report().device, cache.catalog().len());
+    let (device, inodes) = (mount.report().device, cache.catalog().len());
+    let watching = Watching::start(config.probes, device, inodes, &config.store.places);
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
     let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
