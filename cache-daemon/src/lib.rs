@@ -4,6 +4,7 @@
 //! (fuse-frontend > cache > store > io) and misses go out to the origin; observation goes round
 //! (probe > access > policy > commands). `docs/architecture.md` draws both.
 
+pub mod access;
 pub mod cache;
 pub mod catalog;
 pub mod config;
@@ -18,7 +19,9 @@ pub mod index;
 pub mod io;
 pub mod object;
 pub mod origin;
+pub mod policy;
 pub mod probe;
 pub mod signals;
+pub mod simulate;
 pub mod stats;
 pub mod store;

@@ -2,6 +2,7 @@
 //!
 //! Each test has its own server, cache and mountpoint. None asserts on time, except that nothing hangs.
 
+mod ahead;
 mod bad_input;
 mod damage;
 mod early;
@@ -9,11 +10,14 @@ mod epochs;
 mod errands;
 mod failing_origin;
 mod files;
+mod io_modes;
 mod lifecycle;
 mod limit;
+mod memory_groups;
 mod observed;
 mod odd_keys;
 mod places;
+mod pushed;
 mod python;
 mod replaced;
 mod restart;

@@ -174,7 +174,7 @@ fn kernels_outcome(all: bool) -> Outcome {
     let done = vm::run_and_tell_skipped(&vm::Arguments::of_test(all));
     let passed = done.inspect_err(|error| eprintln!("kernels: {error:#}"));
     let skipped = passed.as_ref().map(|reasons| reasons.iter().map(|reason| (reason.clone(), 1)).collect());
-    let budget = Duration::from_secs(if all { 4 * 3600 } else { 10 * 60 });
+    let budget = Duration::from_secs(if all { 8 * 3600 } else { 10 * 60 });
     Outcome {
         name: "kernels",
         passed: passed.is_ok(),

@@ -9,6 +9,7 @@ mod early;
 mod listing;
 mod logging;
 mod parts;
+mod planning;
 mod status;
 mod watching;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fuse_frontend::session::{Mount, Unmounted};
+use fuse_frontend::session::{Mount, Unmounted, become_io_flusher};
 use fuse_frontend::source::{FileSource, Ino};
 use fuse_frontend::transport::passthrough::{Revoke, Revoked};
 use tokio::runtime::Runtime;
@@ -24,11 +25,12 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Announce, Cache, MountedCache, Overdue, Revalidation};
 use crate::catalog::{Change, Replacement};
-use crate::config::Config;
+use crate::config::{Config, Revalidate};
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
 use parts::Parts;
+use planning::Planning;
 use status::{Served, Status};
 use watching::Watching;
 
@@ -67,11 +69,16 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let Mounted { mount, cache, source, outdated, from_snapshot } = mounted;
     collect_overdue(&mount, source);
     let announce = Arc::new(Kernel { mount: mount.clone() });
-    let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
-    let revalidating = runtime.spawn(revalidation.run(outdated, from_snapshot));
+    let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate.interval());
+    let at_once = from_snapshot && config.revalidate != Revalidate::Never;
+    let revalidating = runtime.spawn(revalidation.run(outdated, at_once));
     let (device, inodes) = (mount.report().device, cache.catalog().len());
     let watching = Watching::start(config.probes, device, inodes, &config.store.places);
-    let served = Served { cache: cache.clone(), mount: mount.clone(), watching };
+    let figures = &parts.figures;
+    let planning =
+        Planning::start(&config, &cache, figures.origin.clone(), &watching, figures.planner.clone());
+    let planning = Arc::new(planning);
+    let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
     let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     let registration = register(&config, &parts);
@@ -85,6 +92,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     tracing::info!(?reason, "ending");
     let unmounted = unmount(&mount);
     revalidating.abort();
+    planning.stop();
     let saved = save(&runtime, &cache, &parts);
     control.stop();
     // Last: `cachectl umount` waits until it is gone.
@@ -156,6 +164,8 @@ fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(origin_threads())
         .thread_name("origin")
+        // Answers of misses come from these. Where it is not allowed, the doctor says so.
+        .on_thread_start(|| drop(become_io_flusher()))
         .enable_all()
         .build()
         .context("starting the threads for the origin")

@@ -13,13 +13,14 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, Limits, ServeChoice};
+use crate::config::{self, Config, EngineChoice, IoMode, Limits, ServeChoice, VerifyChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
+use crate::stats::planner::PlannerFigures;
 use crate::stats::store::StoreFigures;
 use crate::store::{OpenReport, Place, Store, StoreConfig};
 
@@ -38,6 +39,7 @@ pub(super) struct AllFigures {
     pub catalog: Arc<CatalogFigures>,
     pub cache: Arc<CacheFigures>,
     pub store: Arc<StoreFigures>,
+    pub planner: Arc<PlannerFigures>,
     pub control: Arc<ControlFigures>,
 }
 
@@ -165,6 +167,9 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
             ServeChoice::NoOpen => ServeMode::NoOpen,
             ServeChoice::Open => ServeMode::Open,
         },
+        direct_io: mount.io_mode == IoMode::DirectIo,
+        passthrough: mount.verify == VerifyChoice::Once,
+        push_bytes_max: mount.page_cache.bytes,
         large_share,
         ..MountOptions::new(&mount.mountpoint, origin)
     }

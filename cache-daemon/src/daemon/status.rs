@@ -9,11 +9,12 @@ use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
+use super::planning::Planning;
 use super::watching::Watching;
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Config, IoMode, PageCacheSize};
 use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine};
-use crate::errands::{drop_path, verify};
+use crate::errands::{drop_path, push, verify};
 use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
@@ -32,6 +33,7 @@ pub(super) struct Served {
     pub cache: Arc<Cache>,
     pub mount: Arc<Mount>,
     pub watching: Watching,
+    pub planning: Arc<Planning>,
 }
 
 /// Answers for a daemon that serves.
@@ -43,13 +45,16 @@ pub(super) struct Status {
     cache: Arc<Cache>,
     mount: Arc<Mount>,
     watching: Watching,
+    planning: Arc<Planning>,
     shutdown: Shutdown,
+    io_mode: IoMode,
+    page_cache: PageCacheSize,
 }
 
 impl Status {
     /// Answers for the daemon of these parts.
     pub fn new(config: &Config, parts: &Parts, served: Served, shutdown: Shutdown) -> Self {
-        let Served { cache, mount, watching } = served;
+        let Served { cache, mount, watching, planning } = served;
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,7 +79,10 @@ impl Status {
             cache,
             mount,
             watching,
+            planning,
             shutdown,
+            io_mode: config.mount.io_mode,
+            page_cache: config.mount.page_cache.clone(),
         }
     }
 
@@ -85,6 +93,8 @@ impl Status {
             origin = %self.daemon.origin,
             mountpoint = %report.mountpoint.display(),
             serve = %report.mode,
+            io_mode = %self.io_mode,
+            page_cache_bytes = self.page_cache.bytes,
             engine = %self.store.engine,
             "serving; `cachectl stats` shows what it does"
         );
@@ -100,6 +110,7 @@ impl Status {
             mountpoint: report.mountpoint.clone(),
             serve: report.mode.to_string(),
             serve_why: report.mode_reason.clone(),
+            io_mode: self.io_mode.to_string(),
             read_ahead_kb: report.read_ahead_kb.as_ref().ok().copied(),
         };
         let usage = self.cache.store().usage();
@@ -111,15 +122,22 @@ impl Status {
                 State::Trial => "out of use, being tried".to_owned(),
             },
         });
-        let store = StoreState { places: places.collect(), ..self.store.clone() };
+        let lost = usage.lost.iter().map(|lost| PlaceState {
+            path: lost.place.clone().into(),
+            state: "lost: it cannot be opened; it is tried again".to_owned(),
+        });
+        let store = StoreState { places: places.chain(lost).collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
+        snapshot.planner = self.planning.state();
         self.add_figures(&mut snapshot, &usage);
-        self.add_degraded(&mut snapshot);
+        self.add_degraded(&mut snapshot, &usage);
         snapshot
     }
 
     fn add_figures(&self, snapshot: &mut Snapshot, usage: &Usage) {
-        for row in [self.mount.counts().snapshot(), self.mount.passthrough().snapshot()].concat() {
+        let mount = &self.mount;
+        let rows = [mount.counts().snapshot(), mount.passthrough().snapshot(), mount.pusher().snapshot()];
+        for row in rows.concat() {
             snapshot.add_row(described(&row), value(row.value));
         }
         let cache = &self.figures.cache;
@@ -139,6 +157,7 @@ impl Status {
         snapshot.add(&*self.figures.origin);
         let none = Arc::default();
         snapshot.add(&*self.watching.probes().map_or(none, |probes| probes.figures()));
+        snapshot.add(&**self.planning.figures());
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();
@@ -159,13 +178,21 @@ impl Status {
         );
     }
 
-    fn add_degraded(&self, snapshot: &mut Snapshot) {
+    fn add_degraded(&self, snapshot: &mut Snapshot, usage: &Usage) {
         if let Err(why) = &self.mount.report().read_ahead_kb {
             snapshot.degrade(
                 "readahead of the mount",
                 why,
                 "a file that is not in the page cache costs 1.35 READs instead of one",
                 "run the daemon as root, or write 1024 to the mount's read_ahead_kb in /sys/class/bdi",
+            );
+        }
+        if self.page_cache.is_cut {
+            snapshot.degrade(
+                "page cache budget",
+                &self.page_cache.why,
+                "fewer files can be put into the page cache ahead of their readers",
+                "give a smaller --page-cache-size, or the daemon's memory cgroup a larger limit",
             );
         }
         self.add_degraded_probes(snapshot);
@@ -188,7 +215,15 @@ impl Status {
                 "allow io_uring: kernel.io_uring_disabled=0, and a seccomp profile that has its system calls",
             );
         }
-        for volume in self.cache.store().usage().volumes {
+        for lost in &usage.lost {
+            snapshot.degrade(
+                &lost.place,
+                &lost.why,
+                "what is stored there is fetched from the origin, and the other places do not grow into its share",
+                "bring it back: it is opened within a minute; or leave it out of --cache-dev for good",
+            );
+        }
+        for volume in &usage.volumes {
             if volume.state != State::In {
                 snapshot.degrade(
                     &volume.place,
@@ -292,6 +327,10 @@ impl Answers for Status {
                 true
             }
             Request::Drop { path } => item(json(&drop_path(&self.cache, path.as_deref())?)),
+            Request::Push { paths } => {
+                push(&self.cache, &self.mount, &paths, &mut |progress| item(json(progress)))?;
+                true
+            }
             Request::Top => item(json(&self.readers())),
             Request::Trace => self.trace(item)?,
             Request::Umount => {

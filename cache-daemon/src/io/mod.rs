@@ -9,8 +9,8 @@
 //!   `conformance` tests them all.
 //! - `buffer`: memory for direct I/O; `file`: what engines read and write, real or simulated;
 //!   `slots`: the files of one engine; `waker`: how other threads end a wait.
-//! - `claim`: takes a device or a directory for this daemon alone; `maintenance`: the rare calls,
-//!   through tokio-uring.
+//! - `claim`: takes a device or a directory for this daemon alone; `remover`: removes files, through
+//!   tokio-uring.
 //!
 //! Invariants
 //! - A buffer belongs to its operation from `submit` until its completion is taken, even if nobody
@@ -28,8 +28,8 @@ pub mod claim;
 #[cfg(test)]
 mod conformance;
 mod file;
-mod maintenance;
 mod psync;
+mod remover;
 pub mod sim;
 mod slots;
 mod uring;
@@ -38,8 +38,8 @@ mod waker;
 pub use buffer::{Buffer, BufferPool};
 pub use choose::{EngineKind, EngineOptions, EngineReport, engine};
 pub use file::{DeviceFile, open_direct};
-pub use maintenance::Maintenance;
 pub use psync::PsyncEngine;
+pub use remover::{Removed, Remover};
 pub use uring::{UringEngine, UringReport, queue_polls};
 pub use waker::Waker;
 

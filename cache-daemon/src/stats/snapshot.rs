@@ -6,13 +6,15 @@
 use std::path::PathBuf;
 
 use fuse_frontend::figures::{RequestCounts, Row};
-use fuse_frontend::transport::passthrough::figures_at_start;
+use fuse_frontend::push;
+use fuse_frontend::transport::passthrough;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
 use super::cache::CacheFigures;
 use super::catalog::CatalogFigures;
 use super::origin::OriginFigures;
+use super::planner::{PlannerFigures, PlannerState};
 use super::probe::ProbeFigures;
 use super::store::{StoreFigures, USAGE};
 use super::{Description, Figures, Value};
@@ -35,6 +37,9 @@ pub struct Snapshot {
     pub store: StoreState,
     /// The eBPF probes.
     pub probes: ProbeState,
+    /// What is recognised and fetched ahead.
+    #[serde(default)]
+    pub planner: PlannerState,
     /// Every figure, in the order of the catalogue.
     pub figures: Vec<Figure>,
     /// Shares of one figure in others.
@@ -70,6 +75,9 @@ pub struct MountState {
     pub serve: String,
     /// Why this mode.
     pub serve_why: String,
+    /// `auto_cache`, `kernel_cache` or `direct_io`; empty from a daemon that has no choice.
+    #[serde(default)]
+    pub io_mode: String,
     /// Readahead of the mount in KiB; below 1024 a small file costs more than one READ.
     pub read_ahead_kb: Option<u32>,
 }
@@ -174,8 +182,18 @@ pub struct Degraded {
 impl Snapshot {
     /// A snapshot without figures yet.
     pub fn new(daemon: DaemonState, mount: MountState, store: StoreState, probes: ProbeState) -> Self {
-        let (figures, ratios, estimated, degraded) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { version: SNAPSHOT_VERSION, daemon, mount, store, probes, figures, ratios, estimated, degraded }
+        Self {
+            version: SNAPSHOT_VERSION,
+            daemon,
+            mount,
+            store,
+            probes,
+            planner: PlannerState::default(),
+            figures: Vec::new(),
+            ratios: Vec::new(),
+            estimated: Vec::new(),
+            degraded: Vec::new(),
+        }
     }
 
     /// Adds a component's figures.
@@ -233,6 +251,7 @@ impl Snapshot {
             "mount": self.mount,
             "store": self.store,
             "probes": self.probes,
+            "planner": self.planner,
             "figures": figures,
             "ratios": ratios,
             "estimated": self.estimated,
@@ -243,7 +262,9 @@ impl Snapshot {
 
 /// Every figure that a daemon has. docs/stats.md is this, as a table.
 pub fn catalogue() -> Vec<Description> {
-    let fuse = [RequestCounts::default().snapshot(), figures_at_start()].concat();
+    let fuse =
+        [RequestCounts::default().snapshot(), passthrough::figures_at_start(), push::figures_at_start()]
+            .concat();
     let fuse: Vec<Description> = fuse.iter().map(described).collect();
     [
         &fuse,
@@ -253,6 +274,7 @@ pub fn catalogue() -> Vec<Description> {
         &USAGE,
         OriginFigures::DESCRIPTIONS,
         ProbeFigures::DESCRIPTIONS,
+        PlannerFigures::DESCRIPTIONS,
         ControlFigures::DESCRIPTIONS,
     ]
     .concat()
@@ -282,6 +304,7 @@ mod tests {
             mountpoint: "/m".into(),
             serve: "noopen".into(),
             serve_why: "small files".into(),
+            io_mode: "auto_cache".into(),
             read_ahead_kb: Some(128),
         };
         let places = vec![PlaceState { path: "/c".into(), state: "ok".into() }];
@@ -314,12 +337,14 @@ mod tests {
         let expected = json!({
             "version": 1,
             "daemon": {"pid": 7, "release": "0.1.0", "uptime_s": 60, "origin": "s3://b/p", "cache_dir": "/c"},
-            "mount": {"mountpoint": "/m", "serve": "noopen", "serve_why": "small files", "read_ahead_kb": 128},
+            "mount": {"mountpoint": "/m", "serve": "noopen", "serve_why": "small files",
+                      "io_mode": "auto_cache", "read_ahead_kb": 128},
             "store": {"engine": "io_uring", "engine_why": "it works", "size_bytes": 5,
                       "places": [{"path": "/c", "state": "ok"}]},
             "probes": {"tier": "C", "why": "no CAP_BPF", "attached": [],
                        "left_out": [{"program": "pages_got", "why": "old"}],
                        "costs": [{"program": "page_added", "runs": 9, "ns_per_run": 70}]},
+            "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0},
             "figures": {
                 "control_requests": 3, "control_refused": 0, "control_clients": 0,
                 "fuse_read_latency": {"count": 1, "p50_us": 10, "p90_us": 10, "p99_us": 10, "max_us": 10},

@@ -53,6 +53,7 @@ crate::figures! {
         segments_free: Gauge, "segments", "Segments that nothing is in.";
         segments_sealed: Gauge, "segments", "Segments that are full, of extents that are wanted at least in part.";
         volumes_out: Gauge, "volumes", "Volumes out of use because their error budget is spent.";
+        lost_places: Gauge, "places", "Places that could not be opened; they are tried again.";
         volume_outages: Counter, "events", "Times that a volume went out of use.";
         segments_reclaimed: Counter, "segments", "Dead segments that were used again.";
         checkpoints: Counter, "checkpoints", "Checkpoints of the index written.";

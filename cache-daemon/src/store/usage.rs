@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 
 use super::health::State;
-use super::{Shared, checkpoint};
+use super::{LostPlace, Shared, Store, checkpoint};
 
 /// What a store holds and takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Usage {
     pub index_bytes: u64,
     /// The volumes.
     pub volumes: Vec<VolumeUsage>,
+    /// Places that could not be opened; they are tried again.
+    pub lost: Vec<LostPlace>,
 }
 
 /// What a volume holds and takes.
@@ -49,6 +51,16 @@ pub struct VolumeUsage {
     pub files: u64,
     /// Bytes that they take, those included that are deleted and still open somewhere.
     pub file_bytes: u64,
+}
+
+impl Store {
+    /// Bytes of data that extents can still take, about: those that wait to be written are not taken off.
+    pub fn room_bytes(&self) -> u64 {
+        let volumes = self.shared.volumes.iter().filter(|handle| handle.volume.is_in());
+        volumes
+            .map(|handle| handle.room_bytes().saturating_sub(handle.volume.queued_bytes.load(Relaxed)))
+            .sum()
+    }
 }
 
 pub(super) fn measure(shared: &Shared) -> Usage {
@@ -83,5 +95,6 @@ pub(super) fn measure(shared: &Shared) -> Usage {
         extents: total(|volume| volume.extents),
         index_bytes: shared.residents.index().memory_bytes() as u64,
         volumes,
+        lost: shared.lost.lock().clone(),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use cache_daemon::stats::planner::PlannerState;
 use cache_daemon::stats::snapshot::{Figure, ProbeState, Snapshot};
 use cache_daemon::stats::{LatencySummary, Value};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -55,7 +56,7 @@ fn head(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
         units::uptime(daemon.uptime_s)
     )?;
     let readahead = mount.read_ahead_kb.map(|kb| format!("; readahead {kb} KiB")).unwrap_or_default();
-    writeln!(out, "  serve   {} ({}){readahead}", mount.serve, mount.serve_why)?;
+    writeln!(out, "  serve   {} ({}); {}{readahead}", mount.serve, mount.serve_why, mount.io_mode)?;
     let size = units::bytes(store.size_bytes as f64);
     writeln!(out, "  store   {} ({}); {size}", store.engine, store.engine_why)?;
     for place in &store.places {
@@ -68,7 +69,7 @@ fn head(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
     for left_out in &probes.left_out {
         writeln!(out, "          without {}: {}", left_out.program, left_out.why)?;
     }
-    Ok(())
+    planner(out, &snapshot.planner)
 }
 
 /// What a run of the attached program, `name (hook)`, costs, if that is measured.
@@ -84,6 +85,21 @@ fn cost(probes: &ProbeState, attached: &str) -> String {
 fn marked(snapshot: &Snapshot, name: &str, shown: &str) -> String {
     let is_estimated = snapshot.estimated.iter().any(|estimated| estimated == name);
     if is_estimated { format!("{shown} (estimated)") } else { shown.to_owned() }
+}
+
+fn planner(out: &mut dyn Write, planner: &PlannerState) -> io::Result<()> {
+    // A daemon of an earlier release has none.
+    if planner.mode.is_empty() {
+        return Ok(());
+    }
+    write!(out, "  ahead   {} ({})", planner.mode, planner.activity)?;
+    if planner.epoch > 0 {
+        let set = if planner.set.is_empty() { "the mount" } else { &planner.set };
+        let files = units::human(planner.set_files, "files");
+        write!(out, "; {} of {files} files in {set}", planner.workload)?;
+        write!(out, ", epoch {}, seen by {}", planner.epoch, planner.source)?;
+    }
+    writeln!(out)
 }
 
 fn ratios(out: &mut dyn Write, snapshot: &Snapshot, before: Option<&Before<'_>>) -> io::Result<()> {
@@ -191,7 +207,8 @@ fn degraded(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
     Ok(())
 }
 
-fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
+/// Puts numbers under each other.
+pub fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

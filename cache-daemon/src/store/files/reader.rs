@@ -102,7 +102,7 @@ impl Reader {
     }
 
     /// Does what there is to do and waits up to `wait` for more; false once nothing is left and nothing can come.
-    fn step(&mut self, clock: &Clock, wait: Duration) -> bool {
+    pub fn step(&mut self, clock: &Clock, wait: Duration) -> bool {
         let now = clock();
         self.open.close_gone(&mut *self.engine);
         let open = self.take_requests(now) && !self.volume.volume.is_closed();
@@ -160,7 +160,7 @@ impl Reader {
 
     fn submit(&mut self, active: Active, buffer: Buffer, now: Instant) {
         let file = active.request.file.clone();
-        let slot = match self.open.begin(&mut *self.engine, &file) {
+        let slot = match self.open.begin(&mut *self.engine, &self.volume.shelf, &file) {
             Ok(slot) => slot,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.volume.revoke(&file, "it is not there any more");

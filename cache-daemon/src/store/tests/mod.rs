@@ -67,6 +67,18 @@ impl Home {
         let files = std::fs::read_dir(self.dir.path()).unwrap();
         files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum()
     }
+
+    /// The same, with what is in directories.
+    fn blocks_bytes_deep(&self) -> u64 {
+        fn of(path: &std::path::Path) -> u64 {
+            use std::os::unix::fs::MetadataExt;
+            let inside = std::fs::read_dir(path).into_iter().flatten();
+            let blocks = path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            blocks + inside.map(|entry| of(&entry.unwrap().path())).sum::<u64>()
+        }
+        let inside = std::fs::read_dir(self.dir.path()).unwrap();
+        inside.map(|entry| of(&entry.unwrap().path())).sum()
+    }
 }
 
 /// Data that tells whose it is: no two keys or lengths share a prefix.

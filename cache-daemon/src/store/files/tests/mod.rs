@@ -1,8 +1,12 @@
 //! Backing files in a whole store, on files: what they promise to the cache and to passthrough.
 
+mod crash;
 mod damage;
+mod flips;
 mod limit;
+mod measure;
 mod model;
+mod rig;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -300,6 +304,22 @@ fn what_cannot_be_a_file_of_this_store_is_removed_when_it_opens() {
     }
     assert!(get_all(&store, 5, 1).unwrap() == chunk_of(&object(5, MIB + 3), 1));
     assert_eq!(std::fs::read_dir(home.dir.path().join("files")).unwrap().count(), 1);
+}
+
+#[test]
+fn with_a_kernel_thread_that_takes_submissions_files_read_the_same() {
+    let home = Home::new();
+    let config = StoreConfig { engine: EngineKind::Auto, sqpoll: true, ..home.config(32 * MIB) };
+    let (store, _) = home.open_as(config);
+    // One after the other is forgotten, so that places of the ring are used again.
+    for number in 0..12 {
+        let data = object(number, MIB + 5 + number);
+        assert_eq!(put_all(&store, number, &data), Appended::Stored);
+        for chunk in [0, 1] {
+            assert!(get_all(&store, number, chunk).unwrap() == chunk_of(&data, chunk));
+        }
+        store.forget(&fingerprint(number), 2);
+    }
 }
 
 #[test]
