@@ -80,7 +80,9 @@ impl Thread {
             begins: 0,
             state: Reader::ENDED,
             comm,
-            padding: [0; 3],
+            waited_ns: 0,
+            asked_bytes: 0,
+            requests: 0,
         };
     }
 }
@@ -95,6 +97,9 @@ fn totals(reader: &Reader) -> ReaderTotals {
         touched_ticks: reader.touched_ticks,
         cgroup: reader.cgroup,
         comm: reader.comm,
+        waited_ns: reader.waited_ns,
+        asked_bytes: reader.asked_bytes,
+        requests: reader.requests,
     }
 }
 

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod gauges;
 mod ground_truth;
 mod leaving;
 mod others;

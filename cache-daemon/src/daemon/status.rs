@@ -18,7 +18,7 @@ use crate::errands::{drop_path, files_below, follow, push, verify};
 use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
-    DaemonState, MountState, PlaceState, ProbeState, Snapshot, StoreState, described,
+    DaemonState, MountState, PlaceState, ProbeState, ProgramCost, Snapshot, StoreState, described,
 };
 use crate::stats::store::USAGE;
 use crate::stats::{LatencySummary, Value};
@@ -167,6 +167,7 @@ impl Status {
             store_hits,
             all,
         );
+        self.add_page_cache_ratio(snapshot);
         let written = self.figures.store.device_write_bytes.get();
         let appended = self.figures.store.appended_bytes.get();
         snapshot.add_ratio(
@@ -236,6 +237,26 @@ impl Status {
 }
 
 impl Status {
+    /// Adds the share of reads that the page cache served, and marks what is not exact in this tier.
+    fn add_page_cache_ratio(&self, snapshot: &mut Snapshot) {
+        let figure = |name| match snapshot.value(name) {
+            Some(Value::Count(count)) => count,
+            _ => 0,
+        };
+        let (read, asked) = (figure("probe_read_bytes"), figure("fuse_read_bytes"));
+        snapshot.add_ratio(
+            HIT_RATIO_PAGE_CACHE,
+            "Bytes that readers found in the page cache, of all that they read.",
+            read.saturating_sub(asked),
+            read,
+        );
+        let passes = self.mount.passthrough().state().is_ok();
+        snapshot.estimate(estimated(
+            self.watching.probes().map_or(Tier::C, |probes| probes.report().tier),
+            passes,
+        ));
+    }
+
     /// What the probes do not see and might; nothing while they load.
     fn add_degraded_probes(&self, snapshot: &mut Snapshot) {
         let Some(probes) = self.watching.probes().filter(|probes| probes.wait(Duration::ZERO)) else {
@@ -253,14 +274,34 @@ impl Status {
     }
 }
 
+/// The share of reads that the page cache served.
+const HIT_RATIO_PAGE_CACHE: &str = "hit_ratio_page_cache";
+
+/// What is a lower bound, or counted in pages, in this tier; `passes`: large objects are read in passthrough.
+fn estimated(tier: Tier, passes: bool) -> &'static [&'static str] {
+    const UNSEEN: &[&str] =
+        &["probe_reads", "probe_read_bytes", "probe_faults", "probe_readings", HIT_RATIO_PAGE_CACHE];
+    const IN_PAGES: &[&str] = &["probe_read_bytes", HIT_RATIO_PAGE_CACHE];
+    match tier {
+        Tier::A => &[],
+        Tier::B if !passes => IN_PAGES,
+        Tier::B | Tier::C => UNSEEN,
+    }
+}
+
 /// Which reads the probes see.
 fn probe_state(watching: &Watching) -> ProbeState {
     let Some(probes) = watching.probes() else {
         let why = "--probes off: only requests that reach the daemon are seen".to_owned();
-        return ProbeState { tier: "C".to_owned(), why, attached: Vec::new() };
+        return ProbeState { tier: "C".to_owned(), why, ..ProbeState::default() };
     };
-    let ProbeReport { tier, why, attached, .. } = probes.report();
-    ProbeState { tier: tier.to_string(), why, attached }
+    let ProbeReport { tier, why, attached, left_out, .. } = probes.report();
+    let costs = probes.costs().into_iter().filter(|cost| cost.runs > 0).map(|cost| ProgramCost {
+        ns_per_run: u64::try_from(cost.time.as_nanos()).unwrap_or(u64::MAX) / cost.runs,
+        program: cost.program,
+        runs: cost.runs,
+    });
+    ProbeState { tier: tier.to_string(), why, attached, left_out, costs: costs.collect() }
 }
 
 fn value(value: RowValue) -> Value {
