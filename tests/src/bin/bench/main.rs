@@ -14,6 +14,7 @@ mod plot;
 mod probes;
 mod report;
 mod row;
+mod store;
 
 use row::Results;
 
@@ -21,7 +22,7 @@ use row::Results;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// epoch, list, probes, or report.
+    /// epoch, list, probes, store, or report.
     name: String,
     /// Print an object a line.
     #[arg(long)]
@@ -29,6 +30,8 @@ struct Arguments {
     /// Two pairs and less data: checks that the benchmark works, never a number.
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    store: store::Options,
 }
 
 /// How much is run.
@@ -58,9 +61,10 @@ fn main() -> anyhow::Result<()> {
         "epoch" => epoch::run(effort, &mut results)?,
         "list" => list::run(effort, &mut results)?,
         "probes" => probes::run(effort, &mut results)?,
+        "store" => store::run(&arguments.store, effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, probes, or report"),
+        unknown => bail!("no benchmark is called {unknown}: epoch, list, probes, store, or report"),
     }
-    // A quick run must not replace numbers that somebody waited for.
-    if effort.quick { Ok(()) } else { results.keep() }
+    // A quick run, or a part of one, must not replace numbers that somebody waited for.
+    if effort.quick || !arguments.store.is_everything() { Ok(()) } else { results.keep() }
 }
