@@ -39,6 +39,7 @@ use crate::fs::{Fs, Wanted};
 use crate::inode::Look;
 use crate::negotiate::{Agreement, Mode};
 use crate::notifier::Notifier;
+use crate::push::{MountPlace, Pusher};
 use crate::source::{FileSource, Ino};
 use crate::transport::passthrough::{Passthrough, Revoke, Revoked};
 use ended::Ended;
@@ -106,6 +107,7 @@ pub struct Mount {
     busy_grace: Duration,
     counts: Arc<RequestCounts>,
     passthrough: Arc<Passthrough>,
+    pusher: Arc<Pusher>,
     notifier: Notifier,
     ended: Arc<Ended>,
     session: Mutex<Option<JoinHandle<()>>>,
@@ -126,7 +128,7 @@ impl Mount {
             MountOptions::threads_for(std::thread::available_parallelism().map_or(1, usize::from))
         });
         let place = Place { path, line };
-        let Begun { agreement, passthrough, notifier, ended, session } =
+        let Begun { agreement, passthrough, pusher, notifier, ended, session } =
             begin(&options, source, device, threads, counts.clone(), place.clone())
                 .inspect_err(|_| place.take_away())?;
         let report = MountReport {
@@ -150,6 +152,7 @@ impl Mount {
             busy_grace: options.busy_grace,
             counts,
             passthrough,
+            pusher,
             notifier,
             ended,
             session: Mutex::new(Some(session)),
@@ -170,6 +173,12 @@ impl Mount {
     /// mount nor source alive.
     pub fn passthrough(&self) -> &Arc<Passthrough> {
         &self.passthrough
+    }
+
+    /// The page cache of the mount's files, for whoever puts bytes in and takes them out: a handle that keeps neither mount
+    /// nor source alive.
+    pub fn pusher(&self) -> &Arc<Pusher> {
+        &self.pusher
     }
 
     /// Takes back the local file of `ino`: [`Passthrough::revoke`].
@@ -279,6 +288,7 @@ impl Place {
 struct Begun {
     agreement: Agreement,
     passthrough: Arc<Passthrough>,
+    pusher: Arc<Pusher>,
     notifier: Notifier,
     ended: Arc<Ended>,
     session: JoinHandle<()>,
@@ -311,7 +321,17 @@ fn begin(
     let agreed = Arc::new(OnceLock::new());
     let ours = Arc::new(device.as_fd().try_clone_to_owned().map_err(MountError::Threads)?);
     let passthrough = Arc::new(Passthrough::new(Arc::downgrade(&ours), options.backing_ids_max));
-    let fs = Fs::new(source.clone(), look, wanted, counts, passthrough.clone(), agreed.clone());
+    let notifier = Notifier::new(Arc::downgrade(&ours));
+    let pusher = Pusher::start(
+        notifier.clone(),
+        Arc::downgrade(&source),
+        MountPlace { mountpoint: place.path.clone(), device: place.line.device() },
+        agreed.clone(),
+        options.push_bytes_max,
+    );
+    let pusher = Arc::new(pusher.map_err(MountError::Threads)?);
+    let fs =
+        Fs::new(source.clone(), look, wanted, counts, passthrough.clone(), pusher.clone(), agreed.clone());
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
@@ -320,12 +340,12 @@ fn begin(
     let session =
         fuser::Session::from_fd(fs, device, fuser::SessionACL::All, config).map_err(MountError::Handshake)?;
     let agreement = agreed.get().cloned().expect("from_fd returns after INIT, which sets it");
-    let notifier = Notifier::new(Arc::downgrade(&ours));
     let ended = Arc::new(Ended::default());
     let session = {
         let ended = ended.clone();
         let place = place.clone();
         let passthrough = passthrough.clone();
+        let pusher = pusher.clone();
         let serve = move || {
             let outcome = session.run().map_err(|error| error.to_string());
             if let Err(error) = &outcome {
@@ -334,6 +354,7 @@ fn begin(
                 place.take_away();
             }
             drop(ours);
+            pusher.end();
             passthrough.end(&*source);
             drop(source);
             ended.set(outcome);
@@ -342,7 +363,7 @@ fn begin(
     };
     // From here on the threads answer; if they could not start, the connection is closed and this fails.
     nix::sys::statfs::statfs(&place.path).map_err(|errno| MountError::Threads(errno.into()))?;
-    Ok(Begun { agreement, passthrough, notifier, ended, session })
+    Ok(Begun { agreement, passthrough, pusher, notifier, ended, session })
 }
 
 fn join(session: Option<JoinHandle<()>>) {

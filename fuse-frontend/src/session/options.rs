@@ -33,6 +33,8 @@ pub struct MountOptions {
     /// The most local files registered with the kernel at once, each of which keeps
     /// [`crate::transport::passthrough::KERNEL_BYTES_PER_ID`] there; the longest unused give way.
     pub backing_ids_max: usize,
+    /// The most bytes that pushed pages may take of the page cache; 0: nothing is pushed. See [`crate::push`].
+    pub push_bytes_max: u64,
     /// Readahead window of the mount, KiB; needs root, else the kernel's 128 stay.
     pub read_ahead_kb: u32,
     /// The most bytes of one READ; the kernel's limit is 1 MiB unless `fs.fuse.max_pages_limit` is raised.
@@ -67,6 +69,7 @@ impl MountOptions {
             passthrough: true,
             large_share: 0.0,
             backing_ids_max: 100_000,
+            push_bytes_max: 1 << 30,
             read_ahead_kb: 1024,
             max_read_bytes: 1 << 20,
             max_background: 256,

@@ -12,6 +12,8 @@ mod notifying;
 mod passing;
 mod passing_ends;
 mod passing_faults;
+mod pushing;
+mod pushing_races;
 mod reading;
 mod refusing;
 mod stalling;
