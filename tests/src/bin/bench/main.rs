@@ -14,6 +14,7 @@ mod plot;
 mod probes;
 mod report;
 mod row;
+mod serve;
 mod store;
 
 use row::Results;
@@ -22,7 +23,7 @@ use row::Results;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// epoch, list, probes, store, or report.
+    /// epoch, list, probes, serve, store, or report.
     name: String,
     /// Print an object a line.
     #[arg(long)]
@@ -55,15 +56,19 @@ impl Effort {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if arguments.name == serve::WORKER {
+        return serve::work();
+    }
     let effort = Effort { quick: arguments.quick };
     let mut results = Results::new(&arguments.name, arguments.json)?;
     match arguments.name.as_str() {
         "epoch" => epoch::run(effort, &mut results)?,
         "list" => list::run(effort, &mut results)?,
         "probes" => probes::run(effort, &mut results)?,
+        "serve" => serve::run(&arguments.store.cases, effort, &mut results)?,
         "store" => store::run(&arguments.store, effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, probes, store, or report"),
+        unknown => bail!("no benchmark is called {unknown}: epoch, list, probes, serve, store, or report"),
     }
     // A quick run, or a part of one, must not replace numbers that somebody waited for.
     if effort.quick || !arguments.store.is_everything() { Ok(()) } else { results.keep() }

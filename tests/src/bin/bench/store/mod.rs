@@ -23,9 +23,9 @@ mod fills;
 mod fio;
 mod index;
 mod load;
-mod media;
+pub mod media;
 mod objects;
-mod progress;
+pub mod progress;
 mod reads;
 
 use self::media::Medium;
@@ -35,7 +35,7 @@ use crate::{Effort, Results};
 /// What `store` alone can be told.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// store: only cases whose names begin with one of these, separated by commas.
+    /// store, serve: only cases whose names begin with one of these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub cases: Vec<String>,
     /// store: only these of ext4, xfs, raw.
@@ -81,7 +81,7 @@ pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// The first Ctrl-C asks for the end, the second one is the end.
-    fn on_signals() -> anyhow::Result<Self> {
+    pub fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone())?;
