@@ -171,6 +171,9 @@ impl Fs {
 
     fn send_opened(&self, opened: Opened, reply: ReplyOpen) {
         match opened {
+            Opened::Copy if self.wanted.direct_io => {
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH)
+            }
             Opened::Copy => {
                 reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
             }

@@ -51,6 +51,9 @@ use ledger::{Ledger, Pages};
 /// Threads that store: one copies 2.8 GiB/s, and a second goes on while one waits for a READ.
 const STORE_THREADS: usize = 2;
 
+/// Files that are looked at when a push finds the budget full.
+const SWEEP_FILES: usize = 2_000;
+
 /// Ranges that wait to be stored, and as many to be dropped: a quarter of a second's work for ranges of 1 MiB.
 const QUEUE: usize = 256;
 
@@ -227,6 +230,12 @@ impl Pusher {
         self.send_drop(DropJob::Pages { ino, bytes, done: Box::new(done) });
     }
 
+    /// Looks for files that the kernel reclaimed by itself, all of them, and counts their pages no more; `done` is told when it
+    /// is over, 5 us a file, or at once if it cannot be done. A push that finds the budget full has some files looked at anyway.
+    pub fn sweep(&self, done: impl FnOnce() + Send + 'static) {
+        self.send_drop(DropJob::Sweep { files_max: usize::MAX, done: Box::new(done) });
+    }
+
     /// The most bytes that pushed pages may take.
     pub fn budget_bytes(&self) -> u64 {
         self.shared.budget_bytes
@@ -270,7 +279,7 @@ impl Pusher {
 
     fn sweep_if_due(&self) {
         if self.shared.sweeps.is_due() {
-            self.send_drop(DropJob::Sweep);
+            self.send_drop(DropJob::Sweep { files_max: SWEEP_FILES, done: Box::new(|| {}) });
         }
     }
 
@@ -284,9 +293,12 @@ impl Pusher {
             Err(TrySendError::Full(job)) => (job, Dropped::Busy),
             Err(TrySendError::Disconnected(job)) => (job, Dropped::Ended),
         };
-        if let DropJob::Pages { done, .. } = job {
-            self.shared.figures.dropped(refused);
-            done(refused);
+        match job {
+            DropJob::Pages { done, .. } => {
+                self.shared.figures.dropped(refused);
+                done(refused);
+            }
+            DropJob::Sweep { done, .. } => done(),
         }
     }
 }

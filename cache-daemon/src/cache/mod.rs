@@ -16,6 +16,7 @@ mod fill;
 mod flight;
 mod lending;
 mod parts;
+mod push;
 mod read;
 mod revalidate;
 mod source;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use lending::Overdue;
+pub use push::PushOutcome;
 pub use revalidate::{Announce, Revalidation};
 pub use source::MountedCache;
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, Limits, ServeChoice};
+use crate::config::{self, Config, EngineChoice, IoMode, Limits, ServeChoice, VerifyChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
@@ -165,6 +165,9 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
             ServeChoice::NoOpen => ServeMode::NoOpen,
             ServeChoice::Open => ServeMode::Open,
         },
+        direct_io: mount.io_mode == IoMode::DirectIo,
+        passthrough: mount.verify == VerifyChoice::Once,
+        push_bytes_max: mount.page_cache.bytes,
         large_share,
         ..MountOptions::new(&mount.mountpoint, origin)
     }

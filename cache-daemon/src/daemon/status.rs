@@ -11,9 +11,9 @@ use serde_json::Value as Json;
 use super::parts::{AllFigures, Parts};
 use super::watching::Watching;
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Config, IoMode, PageCacheSize};
 use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine};
-use crate::errands::{drop_path, verify};
+use crate::errands::{drop_path, push, verify};
 use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
@@ -44,6 +44,8 @@ pub(super) struct Status {
     mount: Arc<Mount>,
     watching: Watching,
     shutdown: Shutdown,
+    io_mode: IoMode,
+    page_cache: PageCacheSize,
 }
 
 impl Status {
@@ -75,6 +77,8 @@ impl Status {
             mount,
             watching,
             shutdown,
+            io_mode: config.mount.io_mode,
+            page_cache: config.mount.page_cache.clone(),
         }
     }
 
@@ -85,6 +89,8 @@ impl Status {
             origin = %self.daemon.origin,
             mountpoint = %report.mountpoint.display(),
             serve = %report.mode,
+            io_mode = %self.io_mode,
+            page_cache_bytes = self.page_cache.bytes,
             engine = %self.store.engine,
             "serving; `cachectl stats` shows what it does"
         );
@@ -100,6 +106,7 @@ impl Status {
             mountpoint: report.mountpoint.clone(),
             serve: report.mode.to_string(),
             serve_why: report.mode_reason.clone(),
+            io_mode: self.io_mode.to_string(),
             read_ahead_kb: report.read_ahead_kb.as_ref().ok().copied(),
         };
         let usage = self.cache.store().usage();
@@ -119,7 +126,9 @@ impl Status {
     }
 
     fn add_figures(&self, snapshot: &mut Snapshot, usage: &Usage) {
-        for row in [self.mount.counts().snapshot(), self.mount.passthrough().snapshot()].concat() {
+        let mount = &self.mount;
+        let rows = [mount.counts().snapshot(), mount.passthrough().snapshot(), mount.pusher().snapshot()];
+        for row in rows.concat() {
             snapshot.add_row(described(&row), value(row.value));
         }
         let cache = &self.figures.cache;
@@ -165,6 +174,14 @@ impl Status {
                 why,
                 "a file that is not in the page cache costs 1.35 READs instead of one",
                 "run the daemon as root, or write 1024 to the mount's read_ahead_kb in /sys/class/bdi",
+            );
+        }
+        if self.page_cache.is_cut {
+            snapshot.degrade(
+                "page cache budget",
+                &self.page_cache.why,
+                "fewer files can be put into the page cache ahead of their readers",
+                "give a smaller --page-cache-size, or the daemon's memory cgroup a larger limit",
             );
         }
         self.add_degraded_probes(snapshot);
@@ -251,6 +268,10 @@ impl Answers for Status {
                 true
             }
             Request::Drop { path } => item(json(&drop_path(&self.cache, path.as_deref())?)),
+            Request::Push { paths } => {
+                push(&self.cache, &self.mount, &paths, &mut |progress| item(json(progress)))?;
+                true
+            }
             Request::Top => item(json(&self.readers())),
             Request::Trace => self.trace(item)?,
             Request::Umount => {

@@ -1,7 +1,9 @@
 //! Errands: what `cachectl` sends the daemon to do, beside serving.
 
 mod drop;
+mod push;
 mod verify;
 
 pub use drop::drop_path;
+pub use push::push;
 pub use verify::verify;

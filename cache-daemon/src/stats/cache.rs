@@ -5,7 +5,7 @@ use crate::figures;
 figures! {
     /// What the cache answered, and from where.
     pub struct CacheFigures("cache") {
-        reads: Counter, "reads", "READ requests that reached the cache.";
+        reads: Counter, "reads", "Reads that reached the cache: READ requests, and pieces of pushes.";
         store_hits: Counter, "reads", "Parts of reads answered from the store.";
         store_hit_bytes: Counter, "bytes", "Bytes answered from the store.";
         store_refusals: Counter, "reads", "Parts that the index had and the store could not give: fetched again.";

@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 
 use fuse_frontend::figures::{RequestCounts, Row};
-use fuse_frontend::transport::passthrough::figures_at_start;
+use fuse_frontend::push;
+use fuse_frontend::transport::passthrough;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
@@ -66,6 +67,9 @@ pub struct MountState {
     pub serve: String,
     /// Why this mode.
     pub serve_why: String,
+    /// `auto_cache`, `kernel_cache` or `direct_io`; empty from a daemon that has no choice.
+    #[serde(default)]
+    pub io_mode: String,
     /// Readahead of the mount in KiB; below 1024 a small file costs more than one READ.
     pub read_ahead_kb: Option<u32>,
 }
@@ -212,7 +216,9 @@ impl Snapshot {
 
 /// Every figure that a daemon has. docs/stats.md is this, as a table.
 pub fn catalogue() -> Vec<Description> {
-    let fuse = [RequestCounts::default().snapshot(), figures_at_start()].concat();
+    let fuse =
+        [RequestCounts::default().snapshot(), passthrough::figures_at_start(), push::figures_at_start()]
+            .concat();
     let fuse: Vec<Description> = fuse.iter().map(described).collect();
     [
         &fuse,
@@ -251,6 +257,7 @@ mod tests {
             mountpoint: "/m".into(),
             serve: "noopen".into(),
             serve_why: "small files".into(),
+            io_mode: "auto_cache".into(),
             read_ahead_kb: Some(128),
         };
         let places = vec![PlaceState { path: "/c".into(), state: "ok".into() }];
@@ -276,7 +283,8 @@ mod tests {
         let expected = json!({
             "version": 1,
             "daemon": {"pid": 7, "release": "0.1.0", "uptime_s": 60, "origin": "s3://b/p", "cache_dir": "/c"},
-            "mount": {"mountpoint": "/m", "serve": "noopen", "serve_why": "small files", "read_ahead_kb": 128},
+            "mount": {"mountpoint": "/m", "serve": "noopen", "serve_why": "small files",
+                      "io_mode": "auto_cache", "read_ahead_kb": 128},
             "store": {"engine": "io_uring", "engine_why": "it works", "size_bytes": 5,
                       "places": [{"path": "/c", "state": "ok"}]},
             "probes": {"tier": "C", "why": "no CAP_BPF", "attached": []},

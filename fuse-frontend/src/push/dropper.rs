@@ -17,14 +17,13 @@ use super::{Dropped, Shared, resident, whole_pages};
 use crate::notifier::Notified;
 use crate::source::{FileSource, Ino};
 
-/// Time between two sweeps, and files that one looks at: each costs an open, a cachestat and a close, 5 us together.
+/// Time between two sweeps that full budgets begin.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-const SWEEP_FILES: usize = 2_000;
 
 /// What the dropping thread is asked to do.
 pub(super) enum DropJob {
     Pages { ino: Ino, bytes: Range<u64>, done: Box<dyn FnOnce(Dropped) + Send> },
-    Sweep,
+    Sweep { files_max: usize, done: Box<dyn FnOnce() + Send> },
 }
 
 /// When the last sweep was asked for.
@@ -62,7 +61,10 @@ pub(super) fn drop_all(shared: &Shared, jobs: &Receiver<DropJob>) {
                 shared.figures.dropped(dropped);
                 done(dropped);
             }
-            DropJob::Sweep => shared.sweep(&mut swept),
+            DropJob::Sweep { files_max, done } => {
+                shared.sweep(&mut swept, files_max);
+                done();
+            }
         }
     }
 }
@@ -116,14 +118,17 @@ impl Shared {
         }
     }
 
-    /// Looks at some of the files that have pushed pages, from `at` on; those that the kernel took back entirely count no more.
-    fn sweep(&self, at: &mut Ino) {
+    /// Looks at `files_max` of the files that have pushed pages, from `at` on; those that the kernel took back entirely count
+    /// no more.
+    fn sweep(&self, at: &mut Ino, files_max: usize) {
         let Some(source) = self.source.upgrade() else { return };
-        for _ in 0..SWEEP_FILES {
+        // One more for where it begins again.
+        let steps = self.ledger.lock().nodes() + 1;
+        for _ in 0..files_max.min(steps) {
             let next = self.ledger.lock().next(*at);
             let Some((ino, held)) = next else {
                 *at = Ino(0);
-                return;
+                continue;
             };
             *at = ino;
             let Ok(file) = self.open(&*source, ino) else { continue };

@@ -36,6 +36,11 @@ impl Ledger {
         self.pages
     }
 
+    /// Nodes that have such pages.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
     /// Counts `wanted` of `ino`; returns those that did not count yet, or None, changing nothing, if there is no room.
     pub fn add(&mut self, ino: Ino, wanted: &Pages) -> Option<Vec<Pages>> {
         let held = self.nodes.get(&ino).map_or(&[][..], Vec::as_slice);

@@ -26,6 +26,8 @@ pub struct MountOptions {
     pub dir_mode: u16,
     /// Whether files are opened; see [`crate::negotiate`].
     pub serve: ServeMode,
+    /// No page of a file is kept by the kernel, each read(2) is a READ: files are opened then, and not passed through.
+    pub direct_io: bool,
     /// Hand whole local files to the kernel where it takes them; off where every byte is to be checked at every read.
     pub passthrough: bool,
     /// Share, 0 to 1, of the data set's bytes in objects that get a local file: what [`ServeMode::Auto`] goes by.
@@ -66,6 +68,7 @@ impl MountOptions {
             file_mode: 0o444,
             dir_mode: 0o555,
             serve: ServeMode::Auto,
+            direct_io: false,
             passthrough: true,
             large_share: 0.0,
             backing_ids_max: 100_000,

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod backed;
+mod direct;
 mod kernel_rule;
 mod lifecycle;
 mod notifying;

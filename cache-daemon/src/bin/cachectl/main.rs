@@ -12,6 +12,7 @@ mod doctor;
 mod drop;
 mod find;
 mod list;
+mod push;
 mod stats;
 mod table;
 mod top;
@@ -52,6 +53,8 @@ enum Command {
     Verify(verify::Args),
     /// Forgets what is stored of a path.
     Drop(drop::Args),
+    /// Puts files into the kernel's page cache ahead of their readers.
+    Push(push::Args),
     /// Checks this machine: what is missing, what it costs, what to do.
     Doctor(doctor::Args),
     /// Shows who reads: processes with their files and bytes a second.
@@ -97,6 +100,7 @@ fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
         Command::Umount(args) => umount::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
         Command::Drop(args) => drop::run(&args, out),
+        Command::Push(args) => push::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Trace(args) => trace::run(&args, out),

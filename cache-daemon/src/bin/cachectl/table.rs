@@ -55,7 +55,7 @@ fn head(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
         units::uptime(daemon.uptime_s)
     )?;
     let readahead = mount.read_ahead_kb.map(|kb| format!("; readahead {kb} KiB")).unwrap_or_default();
-    writeln!(out, "  serve   {} ({}){readahead}", mount.serve, mount.serve_why)?;
+    writeln!(out, "  serve   {} ({}); {}{readahead}", mount.serve, mount.serve_why, mount.io_mode)?;
     let size = units::bytes(store.size_bytes as f64);
     writeln!(out, "  store   {} ({}); {size}", store.engine, store.engine_why)?;
     for place in &store.places {
