@@ -1,7 +1,8 @@
 //! Would it pay to answer large READs by splice(2), from a backing file through a pipe into /dev/fuse? One loop of our own
-//! on its own clones of the descriptor answers the same READs in four ways; the rounds are interleaved, because the machine
+//! on its own clones of the descriptor answers the same READs in five ways; the rounds are interleaved, because the machine
 //! drifts. What came of it: docs/decisions/0016-splice.md.
 //!
+//! - `direct`: O_DIRECT into a buffer, writev(2), as the daemon does it: the device's transfer, and one copy.
 //! - `copy`: pread(2) into a buffer, writev(2): the bytes are copied twice.
 //! - `mapped`: writev(2) from a mapping of the file: once.
 //! - `splice`: splice(2) file to pipe, splice(2) pipe to device: once, in the kernel.
@@ -17,7 +18,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -36,8 +37,7 @@ const ROUNDS: usize = 9;
 const SERVERS: usize = 2;
 /// The last is what fits in a pipe beside the header, which takes a slot of its own: a READ of 1 MiB does not.
 const SIZES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1020 << 10];
-const WAYS: [&str; 4] = ["copy", "mapped", "splice", "move"];
-const MOVE: usize = 3;
+const WAYS: [&str; 5] = ["direct", "copy", "mapped", "splice", "move"];
 
 /// Node numbers: the root, and its only file.
 const FILE_INO: u64 = 2;
@@ -52,38 +52,49 @@ fn main() -> Result<()> {
     let way = Arc::new(AtomicUsize::new(0));
     let mountpoint = tempfile::tempdir()?;
     let served = Served::start(mountpoint.path(), &backing, way.clone())?;
-    println!(
-        "{ROUNDS} rounds, {SERVERS} serving threads, backing file in the page cache; us of CPU are the reader's and ours"
-    );
-    println!("| readers | READ of | {} |", WAYS.map(|way| format!("{way} MiB/s | CPU us |")).concat());
-    for readers in [1, 4] {
-        for size in SIZES {
-            let mut rounds = vec![Vec::new(); WAYS.len()];
-            for seed in 0..=ROUNDS {
-                for (number, results) in rounds.iter_mut().enumerate() {
-                    way.store(number, Relaxed);
-                    let result = round(mountpoint.path(), readers, size, seed)?;
-                    if number == MOVE {
-                        fs::read(&backing)?;
-                    }
-                    if seed > 0 {
-                        results.push(result);
+    for cold in [false, true] {
+        let pages = if cold { "pages dropped before each round" } else { "in the page cache" };
+        println!(
+            "backing file: {pages}; {ROUNDS} rounds, {SERVERS} serving threads; us of CPU a READ, readers' and ours"
+        );
+        println!("| readers | READ of |{}", WAYS.map(|way| format!(" {way} MiB/s | us |")).concat());
+        for readers in [1, 4] {
+            for size in SIZES.into_iter().filter(|size| !cold || *size >= 64 << 10) {
+                let mut rounds = vec![Vec::new(); WAYS.len()];
+                for seed in 0..=ROUNDS {
+                    for (number, results) in rounds.iter_mut().enumerate() {
+                        way.store(number, Relaxed);
+                        prepare(&backing, cold)?;
+                        let result = round(mountpoint.path(), readers, size, seed)?;
+                        if seed > 0 {
+                            results.push(result);
+                        }
                     }
                 }
+                print_row(readers, size, &rounds);
             }
-            print_row(readers, size, &rounds);
         }
     }
     drop(served);
     Ok(())
 }
 
+/// Moving takes pages out of the backing file's cache.
+fn prepare(backing: &Path, cold: bool) -> Result<()> {
+    if cold {
+        posix_fadvise(File::open(backing)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    } else {
+        fs::read(backing)?;
+    }
+    Ok(())
+}
+
 fn print_row(readers: usize, size: usize, rounds: &[Vec<(f64, f64)>]) {
-    let copy = &rounds[0];
+    let direct = &rounds[0];
     let cells = rounds.iter().map(|results| {
         let rate = median(results.iter().map(|(rate, _)| *rate).collect());
         let cpu = median(results.iter().map(|(_, cpu)| *cpu).collect());
-        let ratio = median(results.iter().zip(copy).map(|(way, copy)| way.0 / copy.0).collect());
+        let ratio = median(results.iter().zip(direct).map(|(way, direct)| way.0 / direct.0).collect());
         format!(" {rate:.0} (x{ratio:.2}) | {cpu:.1} |")
     });
     println!("| {readers} | {} KiB |{}", size >> 10, cells.collect::<String>());
@@ -211,6 +222,8 @@ const PIPE_BYTES: i32 = 1 << 20;
 struct Server {
     device: File,
     backing: File,
+    /// The same past the page cache.
+    direct: File,
     mapping: &'static [u8],
     pipe: (OwnedFd, OwnedFd),
     buffer: std::cell::RefCell<Vec<u8>>,
@@ -219,6 +232,7 @@ struct Server {
 
 impl Server {
     fn new(device: File, backing: &Path, way: Arc<AtomicUsize>) -> Result<Self> {
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(backing)?;
         let backing = File::open(backing)?;
         let length = FILE_BYTES.try_into()?;
         // SAFETY: nobody truncates the file, and the mapping is never taken away.
@@ -228,7 +242,7 @@ impl Server {
         };
         let pipe = nix::unistd::pipe()?;
         fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?;
-        Ok(Self { device, backing, mapping, pipe, buffer: vec![0; 1 << 20].into(), way })
+        Ok(Self { device, backing, direct, mapping, pipe, buffer: vec![0; (1 << 20) + 4096].into(), way })
     }
 
     /// Takes a request and answers it; fails when the mount is gone.
@@ -257,13 +271,17 @@ impl Server {
     fn read(&self, unique: u64, at: usize, len: usize) -> std::result::Result<(), Errno> {
         let len = len.min(FILE_BYTES - at);
         match self.way.load(Relaxed) {
-            0 => {
-                let buffer = &mut self.buffer.borrow_mut()[..len];
-                self.backing.read_exact_at(buffer, at as u64).map_err(|_| Errno::EIO)?;
+            way @ (0 | 1) => {
+                let file = if way == 0 { &self.direct } else { &self.backing };
+                let buffer = &mut self.buffer.borrow_mut()[..];
+                // Sizes and places are whole pages; O_DIRECT wants that of the buffer too.
+                let aligned = buffer.as_ptr().align_offset(4096);
+                let buffer = &mut buffer[aligned..aligned + len];
+                file.read_exact_at(buffer, at as u64).map_err(|_| Errno::EIO)?;
                 self.send(unique, 0, buffer)
             }
-            1 => self.send(unique, 0, &self.mapping[at..at + len]),
-            2 => self.send_spliced(unique, at, len, SpliceFFlags::empty()),
+            2 => self.send(unique, 0, &self.mapping[at..at + len]),
+            3 => self.send_spliced(unique, at, len, SpliceFFlags::empty()),
             _ => self.send_spliced(unique, at, len, SpliceFFlags::SPLICE_F_MOVE),
         }
     }
@@ -299,24 +317,8 @@ fn out_header(unique: u64, error: i32, body_bytes: usize) -> [u8; 16] {
 
 /// `struct fuse_init_out`: protocol 7.31, ASYNC_READ, NO_OPEN_SUPPORT, MAX_PAGES, READs of 1 MiB.
 fn init() -> Vec<u8> {
-    let words: [u32; 16] = [
-        7,
-        31,
-        1 << 20,
-        1 | 1 << 17 | 1 << 22,
-        64 | 48 << 16,
-        4096,
-        1,
-        256,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-    ];
+    let words: [u32; 16] =
+        [7, 31, 1 << 20, 1 | 1 << 17 | 1 << 22, 64 | 48 << 16, 4096, 1, 256, 0, 0, 0, 0, 0, 0, 0, 0];
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 

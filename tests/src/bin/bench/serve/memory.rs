@@ -29,10 +29,17 @@ impl MemoryDisk {
         let files = home.join("memory-files");
         fs::create_dir_all(&disk)?;
         fs::create_dir_all(&files)?;
-        mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some(format!("size={}", bytes + (8 << 20)).as_str()))?;
+        mount(
+            Some("tmpfs"),
+            &disk,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(format!("size={}", bytes + (8 << 20)).as_str()),
+        )?;
         let image = disk.join("image");
         File::create(&image)?.set_len(bytes)?;
-        let device = PathBuf::from(must(Command::new("losetup").args(["--find", "--show"]).arg(&image))?.trim());
+        let device =
+            PathBuf::from(must(Command::new("losetup").args(["--find", "--show"]).arg(&image))?.trim());
         let opened = File::open(&device);
         must(Command::new("losetup").arg("--detach").arg(&device))?;
         let made = Self { home: home.to_owned(), _device: opened? };

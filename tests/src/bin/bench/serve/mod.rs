@@ -98,13 +98,14 @@ pub fn work() -> anyhow::Result<()> {
 /// Measures all cases, or those whose names begin with one of `cases`.
 pub fn run(cases: &[String], effort: Effort, results: &mut Results) -> anyhow::Result<()> {
     let names = [&small::NAMES[..], &shards::NAMES[..]].concat();
-    if let Some(unknown) = cases.iter().find(|wanted| !names.iter().any(|name| name.starts_with(wanted.as_str()))) {
+    if let Some(unknown) =
+        cases.iter().find(|wanted| !names.iter().any(|name| name.starts_with(wanted.as_str())))
+    {
         bail!("no case begins with {unknown}: {}", names.join(", "));
     }
     let stop = Stop::on_signals()?;
     let no_mounts = crate::store::media::own_mounts().err();
-    let mut bench =
-        Bench { cases, effort, results, stop, progress: Progress::default(), no_mounts, seed: 0 };
+    let mut bench = Bench { cases, effort, results, stop, progress: Progress::default(), no_mounts, seed: 0 };
     let done = small::run(&mut bench).and_then(|()| shards::run(&mut bench));
     bench.progress.clear();
     // What a signal did to a reader is not what went wrong.
@@ -215,7 +216,14 @@ impl Bench<'_> {
         }
         let unit = if per_file { "file" } else { "mib" };
         let switches = Pairs::of(runs, |run| per(run, run.switches()));
-        results.pairs(name, &format!("switches_per_{unit}"), "switches", reference, &switches, "readers and daemon");
+        results.pairs(
+            name,
+            &format!("switches_per_{unit}"),
+            "switches",
+            reference,
+            &switches,
+            "readers and daemon",
+        );
         let requests: Vec<_> = runs.iter().map(|(ours, _)| per(ours, ours.requests)).collect();
         results.absolute(name, &format!("requests_per_{unit}"), "requests", &requests, "");
     }

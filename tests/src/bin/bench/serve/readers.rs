@@ -53,11 +53,11 @@ impl Readers {
         self.workers.iter_mut().try_for_each(|worker| worker.line().map(drop))?;
         let began = Instant::now();
         self.workers.iter_mut().try_for_each(|worker| worker.say(""))?;
-        let lines =
-            self.workers.iter_mut().map(Worker::line).collect::<anyhow::Result<Vec<_>>>()?;
+        let lines = self.workers.iter_mut().map(Worker::line).collect::<anyhow::Result<Vec<_>>>()?;
         let mut run = Run { seconds: began.elapsed().as_secs_f64(), ..Run::default() };
         for line in lines {
-            let read: Read = serde_json::from_str(&line).with_context(|| format!("a reader ended: {line:?}"))?;
+            let read: Read =
+                serde_json::from_str(&line).with_context(|| format!("a reader ended: {line:?}"))?;
             run.add(read);
         }
         run.read.latencies_us.sort_unstable();
@@ -183,10 +183,8 @@ mod tests {
 
     #[test]
     fn a_latency_is_the_one_that_so_many_keep() {
-        let run = Run {
-            read: Read { latencies_us: (1..=100).collect(), ..Read::default() },
-            ..Run::default()
-        };
+        let run =
+            Run { read: Read { latencies_us: (1..=100).collect(), ..Read::default() }, ..Run::default() };
         assert_eq!((run.latency_us(0.5), run.latency_us(0.99)), (50.0, 99.0));
     }
 }

@@ -1,6 +1,5 @@
 //! Shards: 8 files of 128 MiB, passed through, and answered by READs where the kernel cannot.
 
-use std::fs;
 use std::time::Instant;
 
 use epochcache_tests::bed::data_set::Shape;
@@ -9,7 +8,7 @@ use epochcache_tests::bed::s3::Weather;
 
 use super::memory::MemoryDisk;
 use super::readers::Readers;
-use super::small::{can_push, push};
+use super::small::{cache_mib, can_push, finish, mib, push};
 use super::worker::{self, Work};
 use super::{Before, Bench, Case, Daemon, REFERENCE, Sides};
 use crate::pairs::Pairs;
@@ -89,13 +88,13 @@ pub fn run(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let bed = Bed::new(&shape, &Weather::default())?;
     let readers: &[usize] = bench.effort.pick(&[1, 4, 8], &[2]);
     if bench.wants_some(&PASSED) {
-        let command = bed.mount_command().cache_size("2GiB").options(&["--serve", "open"]);
+        let command = bed.mount_command().cache_size(&mib(cache_mib(&bed))).options(&["--serve", "open"]);
         let mount = bench.filled(&bed, command)?;
         bench.cases(&PASSED, &sides(&bed, &mount), readers)?;
         finish(mount)?;
     }
     if bench.wants_some(&COPIED) {
-        let command = bed.mount_command().cache_size("2GiB").options(&["--serve", "noopen"]);
+        let command = bed.mount_command().cache_size(&mib(cache_mib(&bed))).options(&["--serve", "noopen"]);
         let mount = bench.filled(&bed, command)?;
         bench.cases(&COPIED, &sides(&bed, &mount), readers)?;
         finish(mount)?;
@@ -122,9 +121,8 @@ fn in_memory(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Res
         bench.skip("shard_seq_copy", &reason);
         return Ok(());
     }
-    let disk = MemoryDisk::make(bed.home(), bench.effort.pick(2560 << 20, 768 << 20))?;
-    let mut command =
-        bed.mount_command().cache_size(bench.effort.pick("2GiB", "512MiB")).options(&["--serve", "noopen"]);
+    let disk = MemoryDisk::make(bed.home(), (cache_mib(bed) + 256) << 20)?;
+    let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     command.cache_dir = disk.path().join("cache");
     if can_push() {
         command = command.options(&["--page-cache-size", "4GiB"]);
@@ -145,7 +143,7 @@ fn pushed_ahead(bench: &mut Bench<'_>, sides: &Sides<'_>) -> anyhow::Result<()> 
         return Ok(());
     }
     let mut readers = Readers::start(sides.manifest_path, 1)?;
-    let mib = (sides.manifest.total_bytes() >> 20) as f64;
+    let total_mib = (sides.manifest.total_bytes() >> 20) as f64;
     let mut rates = Vec::new();
     let mut requests = Vec::new();
     for round in 0..=bench.effort.pairs() {
@@ -164,8 +162,8 @@ fn pushed_ahead(bench: &mut Bench<'_>, sides: &Sides<'_>) -> anyhow::Result<()> 
                 pushing.map_or(Ok(()), |thread| thread.join().expect("a push does not panic"))
             })?;
         }
-        let ours = mib / began.elapsed().as_secs_f64();
-        let sent = (sides.daemon.requests()? - sent) / mib;
+        let ours = total_mib / began.elapsed().as_secs_f64();
+        let sent = (sides.daemon.requests()? - sent) / total_mib;
         let local = readers.run(&sides.local, Work::Sequential, 0, false)?.mib_per_s();
         if round > 0 {
             rates.push((ours, local));
@@ -179,11 +177,4 @@ fn pushed_ahead(bench: &mut Bench<'_>, sides: &Sides<'_>) -> anyhow::Result<()> 
     bench.results.pairs(PUSHED, "throughput", "MiB/s", REFERENCE, &ours, note);
     bench.results.absolute(PUSHED, "requests_per_mib", "requests", &requests, "");
     Ok(())
-}
-
-/// Unmounts, and makes room for the next.
-fn finish(mount: Mount) -> anyhow::Result<()> {
-    let cache = mount.cache_dir().to_owned();
-    mount.unmount()?;
-    Ok(fs::remove_dir_all(cache)?)
 }

@@ -127,7 +127,8 @@ impl<'a> Plan<'a> {
         let mine = |files: Vec<_>| files.into_iter().skip(worker).step_by(workers);
         let files = match order.work {
             Work::Files | Work::Sequential | Work::MappedSequential => mine(files).collect(),
-            Work::Opens(count) => mine(files).take(count).collect(),
+            // From the beginning again if there are not so many.
+            Work::Opens(count) => files.iter().cycle().skip(worker * count).take(count).cloned().collect(),
             Work::One(number) => {
                 let sample = &manifest.files[number];
                 vec![(order.root.join(&sample.path), sample)]
@@ -255,10 +256,7 @@ fn read_whole(path: &Path, buffer: &mut [u8]) -> anyhow::Result<usize> {
 }
 
 /// Fills `buffer` 1 MiB at a time, until there is no more; how often it was asked.
-fn in_pieces(
-    buffer: &mut [u8],
-    mut next: impl FnMut(&mut [u8]) -> io::Result<usize>,
-) -> io::Result<u64> {
+fn in_pieces(buffer: &mut [u8], mut next: impl FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<u64> {
     let (mut filled, mut operations) = (0, 0);
     while filled < buffer.len() {
         let end = buffer.len().min(filled + SEQUENTIAL_BYTES);
