@@ -32,8 +32,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
 const FILE_BYTES: usize = 256 << 20;
-const READS_MAX: usize = 8192;
-const ROUNDS: usize = 9;
+const READS_MAX: usize = 2048;
+const ROUNDS: usize = 7;
 const SERVERS: usize = 2;
 /// The last is what fits in a pipe beside the header, which takes a slot of its own: a READ of 1 MiB does not.
 const SIZES: [usize; 6] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1020 << 10];
