@@ -27,7 +27,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, PosixFadviseAdvice, SpliceFFlags, fcntl, posix_fadvise, splice};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -49,9 +49,9 @@ fn main() -> Result<()> {
     let dir = tempfile::tempdir_in(base)?;
     let backing = dir.path().join("backing");
     write_backing(&backing)?;
-    let way = Arc::new(AtomicUsize::new(0));
+    let (way, mapping) = (Arc::new(AtomicUsize::new(0)), map(&backing)?);
     let mountpoint = tempfile::tempdir()?;
-    let served = Served::start(mountpoint.path(), &backing, way.clone())?;
+    let served = Served::start(mountpoint.path(), &backing, mapping, way.clone())?;
     for cold in [false, true] {
         let pages = if cold { "pages dropped before each round" } else { "in the page cache" };
         println!(
@@ -59,12 +59,12 @@ fn main() -> Result<()> {
         );
         println!("| readers | READ of |{}", WAYS.map(|way| format!(" {way} MiB/s | us |")).concat());
         for readers in [1, 4] {
-            for size in SIZES.into_iter().filter(|size| !cold || *size >= 64 << 10) {
+            for size in SIZES.into_iter().filter(|size| !cold || *size >= 128 << 10) {
                 let mut rounds = vec![Vec::new(); WAYS.len()];
                 for seed in 0..=ROUNDS {
                     for (number, results) in rounds.iter_mut().enumerate() {
                         way.store(number, Relaxed);
-                        prepare(&backing, cold)?;
+                        prepare(&backing, mapping, cold)?;
                         let result = round(mountpoint.path(), readers, size, seed)?;
                         if seed > 0 {
                             results.push(result);
@@ -80,8 +80,12 @@ fn main() -> Result<()> {
 }
 
 /// Moving takes pages out of the backing file's cache.
-fn prepare(backing: &Path, cold: bool) -> Result<()> {
+fn prepare(backing: &Path, mapping: &'static [u8], cold: bool) -> Result<()> {
     if cold {
+        // Pages that are mapped stay.
+        let at = std::ptr::NonNull::from(mapping).cast();
+        // SAFETY: of a shared mapping of a file nothing is lost: its pages are mapped again when they are touched.
+        unsafe { madvise(at, mapping.len(), MmapAdvise::MADV_DONTNEED)? };
         posix_fadvise(File::open(backing)?, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
     } else {
         fs::read(backing)?;
@@ -103,6 +107,15 @@ fn print_row(readers: usize, size: usize, rounds: &[Vec<(f64, f64)>]) {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+fn map(backing: &Path) -> Result<&'static [u8]> {
+    let length = FILE_BYTES.try_into()?;
+    // SAFETY: nobody truncates the file, and the mapping is never taken away.
+    Ok(unsafe {
+        let at = mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, File::open(backing)?, 0)?;
+        std::slice::from_raw_parts(at.as_ptr().cast::<u8>(), FILE_BYTES)
+    })
 }
 
 /// Each page begins with its number.
@@ -162,18 +175,23 @@ struct Served {
 }
 
 impl Served {
-    fn start(mountpoint: &Path, backing: &Path, way: Arc<AtomicUsize>) -> Result<Self> {
+    fn start(
+        mountpoint: &Path,
+        backing: &Path,
+        mapping: &'static [u8],
+        way: Arc<AtomicUsize>,
+    ) -> Result<Self> {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
         let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some("splice"), mountpoint, Some("fuse.splice"), flags, Some(options.as_str()))?;
         let mut served = Self { mountpoint: mountpoint.into(), threads: Vec::new() };
-        let first = Server::new(device, backing, way.clone())?;
+        let first = Server::new(device, backing, mapping, way.clone())?;
         // The first request is INIT; clones are of a connection that is initialized.
         let mut request = vec![0; REQUEST_BYTES];
         first.answer_next(&mut request)?;
         for _ in 1..SERVERS {
-            served.spawn(Server::new(clone_of(&first.device)?, backing, way.clone())?);
+            served.spawn(Server::new(clone_of(&first.device)?, backing, mapping, way.clone())?);
         }
         served.spawn(first);
         // Else READs end at 128 KiB.
@@ -231,15 +249,9 @@ struct Server {
 }
 
 impl Server {
-    fn new(device: File, backing: &Path, way: Arc<AtomicUsize>) -> Result<Self> {
+    fn new(device: File, backing: &Path, mapping: &'static [u8], way: Arc<AtomicUsize>) -> Result<Self> {
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(backing)?;
         let backing = File::open(backing)?;
-        let length = FILE_BYTES.try_into()?;
-        // SAFETY: nobody truncates the file, and the mapping is never taken away.
-        let mapping = unsafe {
-            let at = mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, &backing, 0)?;
-            std::slice::from_raw_parts(at.as_ptr().cast::<u8>(), FILE_BYTES)
-        };
         let pipe = nix::unistd::pipe()?;
         fcntl(&pipe.0, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?;
         Ok(Self { device, backing, direct, mapping, pipe, buffer: vec![0; (1 << 20) + 4096].into(), way })

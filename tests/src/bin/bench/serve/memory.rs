@@ -23,8 +23,10 @@ pub struct MemoryDisk {
 }
 
 impl MemoryDisk {
-    /// A disk of `bytes`, mounted below `home`.
+    /// A disk with room for `bytes` of files, mounted below `home`.
     pub fn make(home: &Path, bytes: u64) -> anyhow::Result<Self> {
+        // A tenth for ext4's tables and journal, and for what it reserves.
+        let bytes = bytes + bytes / 10 + (256 << 20);
         let disk = home.join("memory");
         let files = home.join("memory-files");
         fs::create_dir_all(&disk)?;

@@ -121,7 +121,7 @@ fn in_memory(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Res
         bench.skip("shard_seq_copy", &reason);
         return Ok(());
     }
-    let disk = MemoryDisk::make(bed.home(), (cache_mib(bed) + 256) << 20)?;
+    let disk = MemoryDisk::make(bed.home(), cache_mib(bed) << 20)?;
     let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     command.cache_dir = disk.path().join("cache");
     if can_push() {

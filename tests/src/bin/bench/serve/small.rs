@@ -261,7 +261,7 @@ fn miss(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result<(
         bench.skip("small_noopen_miss", &reason);
         return Ok(());
     }
-    let disk = MemoryDisk::make(bed.home(), (cache_mib(bed) + 256) << 20)?;
+    let disk = MemoryDisk::make(bed.home(), cache_mib(bed) << 20)?;
     let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     command.cache_dir = disk.path().join("cache");
     let mount = bench.filled(bed, command)?;
