@@ -23,9 +23,9 @@ mod fills;
 mod fio;
 mod index;
 mod load;
-mod media;
+pub mod media;
 mod objects;
-mod progress;
+pub mod progress;
 mod reads;
 
 use self::media::Medium;
@@ -35,7 +35,7 @@ use crate::{Effort, Results};
 /// What `store` alone can be told.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// store: only cases whose names begin with one of these, separated by commas.
+    /// store, serve: only cases whose names begin with one of these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub cases: Vec<String>,
     /// store: only these of ext4, xfs, raw.
@@ -81,7 +81,7 @@ pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Ctrl-C asks for the end, however often: whoever cannot wait for the cleaning up has Ctrl-\.
-    fn on_signals() -> anyhow::Result<Self> {
+    pub fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
             signal_hook::flag::register(signal, stop.0.clone())?;
