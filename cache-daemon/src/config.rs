@@ -18,8 +18,8 @@ mod tests;
 
 pub use args::{Args, Command, EngineChoice, MountArgs, ProbeChoice, ServeChoice, one_line};
 pub use place::{Place, create_cache_dir};
-pub use prefetch::{PrefetchArgs, PrefetchChoice, PrefetchOptions};
 pub(crate) use place::{find_program, user_allow_other};
+pub use prefetch::{PrefetchArgs, PrefetchChoice, PrefetchOptions};
 
 /// Everything that `epochcache mount` was told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
