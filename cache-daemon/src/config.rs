@@ -8,15 +8,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::policy::eviction::PolicyKind;
+
 mod args;
 mod check;
+mod memory;
 mod place;
 mod prefetch;
 
 #[cfg(test)]
 mod tests;
 
-pub use args::{Args, Command, EngineChoice, MountArgs, ProbeChoice, ServeChoice, one_line};
+pub use args::{
+    Args, Command, EngineChoice, IoMode, MountArgs, ProbeChoice, ServeChoice, VerifyChoice, one_line,
+};
+pub use memory::PageCacheSize;
+pub(crate) use memory::group_limit;
 pub use place::{Place, create_cache_dir};
 pub(crate) use place::{find_program, user_allow_other};
 pub use prefetch::{PrefetchArgs, PrefetchChoice, PrefetchOptions};
@@ -32,14 +39,35 @@ pub struct Config {
     pub store: StoreOptions,
     /// What is fetched ahead of the readers.
     pub prefetch: PrefetchOptions,
-    /// How old the listing may get before it is revalidated in the background; `None`: never (`--immutable`).
-    pub revalidate: Option<Duration>,
+    /// When the data set is listed again in the background.
+    pub revalidate: Revalidate,
     /// Whether eBPF probes are tried.
     pub probes: ProbeChoice,
     /// The process itself.
     pub process: ProcessOptions,
     /// Every bound that the daemon keeps.
     pub limits: Limits,
+}
+
+/// When changed objects are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revalidate {
+    /// So often, and at the start if the catalog came from a snapshot.
+    Every(Duration),
+    /// At the start only (`--io-mode kernel_cache`).
+    AtStart,
+    /// Never (`--immutable`).
+    Never,
+}
+
+impl Revalidate {
+    /// The interval, if there is one.
+    pub fn interval(self) -> Option<Duration> {
+        match self {
+            Self::Every(interval) => Some(interval),
+            Self::AtStart | Self::Never => None,
+        }
+    }
 }
 
 /// The origin's URL and how to speak to it.
@@ -70,6 +98,12 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// What OPEN is answered with.
     pub serve: ServeChoice,
+    /// What the kernel may cache, and for how long.
+    pub io_mode: IoMode,
+    /// When stored bytes are checked.
+    pub verify: VerifyChoice,
+    /// What pushed pages may take of the page cache.
+    pub page_cache: PageCacheSize,
     /// Other users may enter.
     pub allow_other: bool,
     /// Owner of every node.
@@ -95,6 +129,8 @@ pub struct StoreOptions {
     pub size_bytes: u64,
     /// Objects of so many bytes and more get a backing file of their own.
     pub file_from: u64,
+    /// Who goes when it is full.
+    pub policy: PolicyKind,
     /// Places that hold something else, or a newer format, are taken over.
     pub format: bool,
     /// How the devices are driven.

@@ -22,5 +22,6 @@ pub mod origin;
 pub mod policy;
 pub mod probe;
 pub mod signals;
+pub mod simulate;
 pub mod stats;
 pub mod store;

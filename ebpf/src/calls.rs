@@ -8,7 +8,7 @@ use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::macros::fentry;
 use aya_ebpf::programs::FEntryContext;
 
-use crate::structs::{Fault, File};
+use crate::structs::{Buffers, Fault, File, Request};
 use crate::touch::{Access, Kind, touched};
 
 /// `READ` of include/linux/kernel.h.
@@ -27,6 +27,21 @@ pub fn read_verified(ctx: FEntryContext) -> i32 {
             let (first, count) = (first as u64, ctx.arg::<u64>(3));
             touched(inode, Access { kind: Kind::Call, first, end: first.saturating_add(count) });
         }
+    }
+    0
+}
+
+/// For kernels before 5.12 or so, whose verifier gives no program a `loff_t *`: the function that every read of a FUSE file
+/// comes to there, cached, direct or spliced. From 6.5 on splices go by another.
+/// <https://elixir.bootlin.com/linux/v5.10/source/mm/filemap.c>
+#[fentry(function = "generic_file_read_iter")]
+pub fn read_entered(ctx: FEntryContext) -> i32 {
+    let request = Request(ctx.arg(0));
+    let inode = request.inode();
+    if inode.is_ours() {
+        let first = request.position();
+        let end = first.saturating_add(Buffers(ctx.arg(1)).len());
+        touched(inode, Access { kind: Kind::Call, first, end });
     }
     0
 }

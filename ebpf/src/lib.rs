@@ -1,7 +1,8 @@
 //! The probes, compiled for the kernel by `cargo xtask ebpf`. Empty on the host.
 //!
 //! One file a hook family: `pages` (BTF tracepoints of the page cache, tier B and all faults on 6.12 and later),
-//! `calls` (fentry, tier A). Each only finds the inode and the range; `touch` does the rest, once for all.
+//! `calls` (fentry, tier A). Each only finds the inode and the range; `touch` does the rest, once for all. In every tier:
+//! `resident` (what is in the page cache), `device` (how fast the store's disks are), `roundtrip` (how fast we are).
 //!
 //! Rules
 //! - Filter first: everything that is not of our mount leaves after four loads (the tracepoint costs the host 54 ns
@@ -16,9 +17,17 @@
 #[cfg(target_arch = "bpf")]
 mod calls;
 #[cfg(target_arch = "bpf")]
+mod device;
+#[cfg(target_arch = "bpf")]
+mod latency;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod pages;
+#[cfg(target_arch = "bpf")]
+mod resident;
+#[cfg(target_arch = "bpf")]
+mod roundtrip;
 #[cfg(target_arch = "bpf")]
 mod settings;
 #[cfg(target_arch = "bpf")]

@@ -3,7 +3,10 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
-use ebpf_common::{Clock, Control, Event, Heat, Losses, READERS, Reader, ReaderTotals, ReadingKey};
+use ebpf_common::{
+    Clock, Control, Event, Heat, InFlight, Latencies, Losses, READERS, Reader, ReaderTotals, ReadingKey,
+    Residents, Series, TRIPS, Trip,
+};
 
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -29,6 +32,21 @@ static UNFINISHED: LruHashMap<ReadingKey, u64> = LruHashMap::with_max_entries(16
 
 #[map]
 static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static RESIDENTS: PerCpuArray<Residents> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+static LATENCIES: PerCpuArray<Latencies> = PerCpuArray::with_max_entries(Series::COUNT, 0);
+
+#[map]
+static DISK_TRIPS: Array<Trip> = Array::with_max_entries(TRIPS, 0);
+
+#[map]
+static FUSE_TRIPS: Array<Trip> = Array::with_max_entries(TRIPS, 0);
+
+#[map]
+static IN_FLIGHT: Array<InFlight> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -81,6 +99,9 @@ pub(crate) fn retire(tgid: u32, gone: &ReaderTotals) {
         sum.touched_ticks = gone.touched_ticks;
         sum.cgroup = gone.cgroup;
         sum.comm = gone.comm;
+        sum.waited_ns += gone.waited_ns;
+        sum.asked_bytes += gone.asked_bytes;
+        sum.requests += gone.requests;
     } else {
         // Fails only without memory: then these sums are lost.
         let _ = RETIRED.insert(tgid, gone, 0);
@@ -100,6 +121,45 @@ pub(crate) fn left_ticks(tid: u32, ino: u64) -> Option<u64> {
     let key = ReadingKey { ino, tid, padding: 0 };
     // SAFETY: read at once; a value that is replaced meanwhile is as good.
     UNFINISHED.get_ptr(key).map(|left| unsafe { *left })
+}
+
+/// The place of what is on its way to a disk or to the daemon.
+#[inline(always)]
+pub(crate) fn disk_trip(id: u64) -> Option<&'static mut Trip> {
+    // SAFETY: a value of an array lives as long as the map. One request at a time has a place, but for collisions, which
+    // garble times and nothing else.
+    DISK_TRIPS.get_ptr_mut(place(id)).map(|trip| unsafe { &mut *trip })
+}
+
+/// As [`disk_trip`].
+#[inline(always)]
+pub(crate) fn fuse_trip(id: u64) -> Option<&'static mut Trip> {
+    // SAFETY: as above.
+    FUSE_TRIPS.get_ptr_mut(place(id)).map(|trip| unsafe { &mut *trip })
+}
+
+/// The upper bits of a product with 2^64 divided by the golden ratio, which spreads numbers that are close.
+#[inline(always)]
+fn place(id: u64) -> u32 {
+    (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TRIPS.trailing_zeros())) as u32
+}
+
+#[inline(always)]
+pub(crate) fn latencies(series: u32) -> Option<*mut Latencies> {
+    LATENCIES.get_ptr_mut(series)
+}
+
+#[inline(always)]
+pub(crate) fn in_flight() -> Option<*mut InFlight> {
+    IN_FLIGHT.get_ptr_mut(0)
+}
+
+#[inline(always)]
+pub(crate) fn count_pages(change: impl FnOnce(&mut Residents)) {
+    if let Some(residents) = RESIDENTS.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value, and a program is not interrupted by another of ours.
+        change(unsafe { &mut *residents });
+    }
 }
 
 /// Puts `event` into the ring, or counts that it had no room.

@@ -1,8 +1,8 @@
 //! Who reads: the current thread, and its place among the readers.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task_btf,
-    bpf_jiffies64,
+    bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task,
+    bpf_get_current_task_btf, bpf_jiffies64,
 };
 use ebpf_common::{Reader, ReaderTotals, SettingsFlags};
 
@@ -29,7 +29,13 @@ impl Thread {
             Self { tid: task.tid(), tgid: task.tgid(), call }
         } else {
             let both = bpf_get_current_pid_tgid();
-            Self { tid: both as u32, tgid: (both >> 32) as u32, call: 0 }
+            let call = if is_set(SettingsFlags::SYSCR) {
+                // SAFETY: a helper without preconditions.
+                Task(unsafe { bpf_get_current_task() } as *const u8).read_calls_copied()
+            } else {
+                0
+            };
+            Self { tid: both as u32, tgid: (both >> 32) as u32, call }
         }
     }
 
@@ -74,7 +80,9 @@ impl Thread {
             begins: 0,
             state: Reader::ENDED,
             comm,
-            padding: [0; 3],
+            waited_ns: 0,
+            asked_bytes: 0,
+            requests: 0,
         };
     }
 }
@@ -89,6 +97,9 @@ fn totals(reader: &Reader) -> ReaderTotals {
         touched_ticks: reader.touched_ticks,
         cgroup: reader.cgroup,
         comm: reader.comm,
+        waited_ns: reader.waited_ns,
+        asked_bytes: reader.asked_bytes,
+        requests: reader.requests,
     }
 }
 

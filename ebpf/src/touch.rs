@@ -10,7 +10,7 @@
 use core::arch::asm;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use ebpf_common::{Event, EventFlags, Heat, Reader, SettingsFlags};
+use ebpf_common::{Event, EventFlags, Heat, Reader, SettingsFlags, TOUCHED_SHIFT};
 
 use crate::maps;
 use crate::settings::{is_set, setting};
@@ -155,7 +155,7 @@ pub(crate) fn touched(inode: Inode, mut access: Access) {
     // SAFETY: a value of an array lives as long as the map; other CPUs only add to it atomically.
     let heat = unsafe { &mut *heat };
     add_u64(&raw mut heat.bytes, uncounted.bytes);
-    heat.touched_ticks = now;
+    heat.touched = touched_of(now);
     if uncounted.is_new && is_fault {
         reader.faults += 1;
         add_u32(&raw mut heat.faults, 1);
@@ -213,17 +213,24 @@ fn note(reader: &mut Reader, heat: &mut Heat, access: Access, flags: u32) {
     });
 }
 
+/// `ticks` as [`Heat::touched`]; 0 is never.
+#[inline(always)]
+fn touched_of(ticks: u64) -> u32 {
+    let touched = (ticks >> TOUCHED_SHIFT) as u32;
+    if touched == 0 { 1 } else { touched }
+}
+
 /// Adds atomically. BPF has the instruction from the first; its fetching sibling, which `fetch_add` asks for, is newer
 /// than some kernels, and rustc offers no atomics on this target.
 #[inline(always)]
-fn add_u64(sum: *mut u64, n: u64) {
+pub(crate) fn add_u64(sum: *mut u64, n: u64) {
     // SAFETY: the caller's pointer into a map's value, aligned.
     unsafe { asm!("lock *(u64 *)({sum} + 0) += {n}", sum = in(reg) sum, n = in(reg) n) }
 }
 
 /// As [`add_u64`].
 #[inline(always)]
-fn add_u32(sum: *mut u32, n: u64) {
+pub(crate) fn add_u32(sum: *mut u32, n: u64) {
     // SAFETY: the caller's pointer into a map's value, aligned.
     unsafe { asm!("lock *(u32 *)({sum} + 0) += {n}", sum = in(reg) sum, n = in(reg) n) }
 }

@@ -31,6 +31,7 @@ use crate::errno::Errno;
 use crate::figures::{Kind, RequestCounts};
 use crate::inode::{CONTROL_INO, Look};
 use crate::negotiate::{Agreement, Mode};
+use crate::push::Pusher;
 use crate::source::{Attributes, Entry, FileSource, Ino, Walk, Xattr};
 use crate::ticket::ReadTicket;
 use crate::transport::passthrough::{Opened, Passthrough};
@@ -55,6 +56,7 @@ pub(crate) struct Fs {
     mode: Mode,
     counts: Arc<RequestCounts>,
     passthrough: Arc<Passthrough>,
+    pusher: Arc<Pusher>,
     agreed: Arc<OnceLock<Agreement>>,
 }
 
@@ -65,9 +67,10 @@ impl Fs {
         wanted: Wanted,
         counts: Arc<RequestCounts>,
         passthrough: Arc<Passthrough>,
+        pusher: Arc<Pusher>,
         agreed: Arc<OnceLock<Agreement>>,
     ) -> Self {
-        Self { source, look, wanted, mode: Mode::Open, counts, passthrough, agreed }
+        Self { source, look, wanted, mode: Mode::Open, counts, passthrough, pusher, agreed }
     }
 
     /// Counts a request and runs it; if it panics, its reply is dropped, which answers EIO.
@@ -108,6 +111,7 @@ impl Fs {
         if ino != CONTROL_INO {
             // First, because the source may give the number to another node.
             self.passthrough.forget(&*self.source, ino);
+            self.pusher.forgotten(ino);
             self.source.forget(ino, lookups);
         }
     }
@@ -167,6 +171,9 @@ impl Fs {
 
     fn send_opened(&self, opened: Opened, reply: ReplyOpen) {
         match opened {
+            Opened::Copy if self.wanted.direct_io => {
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH)
+            }
             Opened::Copy => {
                 reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
             }

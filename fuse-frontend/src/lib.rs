@@ -5,8 +5,8 @@
 //!
 //! Map: [`session::Mount`] checks the mountpoint, mounts, and serves with threads of fuser's;
 //! [`negotiate`] decides in INIT whether files are opened at all; [`notifier::Notifier`] tells the kernel
-//! what changed; [`transport::passthrough`] hands whole local files to the kernel; [`figures`] counts what the kernel asked;
-//! [`memory`] is a source for tests.
+//! what changed; [`push`] puts bytes into the kernel's page cache ahead of readers; [`transport::passthrough`] hands whole
+//! local files to the kernel; [`figures`] counts what the kernel asked; [`memory`] is a source for tests.
 
 pub mod errno;
 pub mod figures;
@@ -15,6 +15,7 @@ mod inode;
 pub mod memory;
 pub mod negotiate;
 pub mod notifier;
+pub mod push;
 pub mod session;
 pub mod source;
 pub mod ticket;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -27,12 +28,15 @@ pub struct MemorySource {
     backing: RwLock<Option<Box<BackingHook>>>,
     /// Files given to the kernel and not taken back, by node.
     lent: RwLock<HashMap<Ino, i64>>,
+    hidden_paths: AtomicBool,
     ttl: Duration,
 }
 
 struct Node {
     kind: NodeKind,
     parent: Ino,
+    /// Its name, or the one that it had.
+    name: Vec<u8>,
     size_bytes: u64,
     /// None once the version was replaced: what is not in the kernel's cache is gone.
     bytes: Option<Bytes>,
@@ -72,6 +76,7 @@ impl MemorySource {
             hook: RwLock::new(None),
             backing: RwLock::new(None),
             lent: RwLock::default(),
+            hidden_paths: AtomicBool::new(false),
             ttl,
         }
     }
@@ -84,7 +89,7 @@ impl MemorySource {
         let nodes = &mut *self.nodes.write();
         let (dir, name) = directory_of(nodes, path);
         let bytes = bytes.into();
-        let ino = push(nodes, Node { size_bytes: bytes.len() as u64, bytes: Some(bytes), ..Node::file(dir) });
+        let ino = push(nodes, Node::version(dir, name, bytes));
         nodes[index(dir)].name(name, ino);
         ino
     }
@@ -98,8 +103,7 @@ impl MemorySource {
         let (parent, name) = directory_of(nodes, path);
         let place = nodes[index(parent)].places[name];
         let bytes = bytes.into();
-        let new =
-            push(nodes, Node { size_bytes: bytes.len() as u64, bytes: Some(bytes), ..Node::file(parent) });
+        let new = push(nodes, Node::version(parent, name, bytes));
         let child = nodes[index(parent)].children[place].as_mut().expect("a place in the map is not a hole");
         let old = std::mem::replace(&mut child.1, new);
         nodes[index(old)].bytes = None;
@@ -130,6 +134,11 @@ impl MemorySource {
     /// Lets `hook` say which nodes have a local file, taken to be as long as it is.
     pub fn on_backing(&self, hook: impl Fn(Ino) -> Option<File> + Send + Sync + 'static) {
         *self.backing.write() = Some(Box::new(hook));
+    }
+
+    /// Answers no question for a path any more.
+    pub fn hide_paths(&self) {
+        self.hidden_paths.store(true, Relaxed);
     }
 
     /// Local files of `ino` that the kernel has, by the calls of the port.
@@ -169,10 +178,15 @@ impl Node {
         Self { kind: NodeKind::Directory, ..Self::file(parent) }
     }
 
+    fn version(parent: Ino, name: &[u8], bytes: Bytes) -> Self {
+        Self { name: name.into(), size_bytes: bytes.len() as u64, bytes: Some(bytes), ..Self::file(parent) }
+    }
+
     fn file(parent: Ino) -> Self {
         Self {
             kind: NodeKind::File,
             parent,
+            name: Vec::new(),
             size_bytes: 0,
             bytes: None,
             children: Vec::new(),
@@ -209,7 +223,7 @@ fn directory_of<'p>(nodes: &mut Vec<Node>, path: &'p str) -> (Ino, &'p [u8]) {
     let mut dir = Ino::ROOT;
     for part in dirs.split('/').filter(|part| !part.is_empty()) {
         dir = nodes[index(dir)].child(part.as_bytes()).unwrap_or_else(|| {
-            let ino = push(nodes, Node::directory(dir));
+            let ino = push(nodes, Node { name: part.into(), ..Node::directory(dir) });
             nodes[index(dir)].name(part.as_bytes(), ino);
             ino
         });
@@ -267,6 +281,21 @@ impl FileSource for MemorySource {
 
     fn parent(&self, dir: Ino) -> Result<Ino, Errno> {
         self.nodes.read().get(index(dir)).map(|node| node.parent).ok_or(Errno::STALE)
+    }
+
+    fn path(&self, ino: Ino) -> Option<Vec<u8>> {
+        if self.hidden_paths.load(Relaxed) {
+            return None;
+        }
+        let nodes = self.nodes.read();
+        let node = nodes.get(index(ino))?;
+        if ino == Ino::ROOT {
+            return Some(Vec::new());
+        }
+        let (name, parent) = (node.name.clone(), node.parent);
+        drop(nodes);
+        let above = self.path(parent)?;
+        Some(if above.is_empty() { name } else { [&above[..], b"/", &name].concat() })
     }
 
     fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket) {

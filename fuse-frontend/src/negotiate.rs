@@ -72,6 +72,8 @@ pub enum NoPassthrough {
     Refused,
     #[error("it was turned off")]
     TurnedOff,
+    #[error("with direct I/O each read comes to the daemon")]
+    DirectIo,
     #[error("in no-open mode no OPEN is sent whose answer could carry a file")]
     NoOpen,
 }

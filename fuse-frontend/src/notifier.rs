@@ -10,6 +10,7 @@
 //! which for pushed bytes is the difference between spent and free budget.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Weak;
 
@@ -62,7 +63,16 @@ impl Notifier {
     /// The kernel forgets the attributes and the pages of `ino`.
     pub fn node_changed(&self, ino: Ino) -> io::Result<Notified> {
         // Offset 0 and length 0: to the end. A negative offset would keep the pages.
-        let body = [&ino.0.to_ne_bytes()[..], &0i64.to_ne_bytes(), &0i64.to_ne_bytes()].concat();
+        self.inval_inode(ino, 0, 0)
+    }
+
+    /// The kernel forgets the attributes of `ino`, and its pages that `bytes`, which are not empty, touch.
+    pub fn pages_changed(&self, ino: Ino, bytes: &Range<u64>) -> io::Result<Notified> {
+        self.inval_inode(ino, bytes.start, bytes.end - bytes.start)
+    }
+
+    fn inval_inode(&self, ino: Ino, offset: u64, len: u64) -> io::Result<Notified> {
+        let body = [ino.0.to_ne_bytes(), offset.to_ne_bytes(), len.to_ne_bytes()].concat();
         self.send(NOTIFY_INVAL_INODE, &body, &[])
     }
 

@@ -123,6 +123,12 @@ pub trait FileSource: Send + Sync + 'static {
     /// The parent directory of `dir`; the root's is the root.
     fn parent(&self, dir: Ino) -> Result<Ino, Errno>;
 
+    /// The path from the root to `ino`, without a slash before it, or the one that it had: for opening it on the mount
+    /// itself. None where it is not known.
+    fn path(&self, _ino: Ino) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Reads `len` bytes of `ino` at `offset`, and completes `ticket` then or later, on any thread.
     ///
     /// The answer is exactly as long as asked, or to the end of the file: a shorter one would make the kernel shrink

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use epochcache_tests::bed::data_set::{DataSet, Sample, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, cachectl};
@@ -67,6 +68,50 @@ fn verify_finds_every_damaged_object_and_only_those_are_fetched_again() -> Outco
     bed.readers(&mount)?.epoch(2)?.must_be_right(bed.files())?;
     assert_eq!(bed.origin.counters()?.get, 5, "what was damaged, and nothing else");
     Ok(())
+}
+
+#[test]
+fn verify_reads_backing_files_too_and_the_object_of_a_damaged_one_is_fetched_again() -> Outcome {
+    needs_fuse!();
+    let shape = Shape { first_sizes: vec![5 << 20, (12 << 20) + 4097], ..Shape::of(10) };
+    let bed = Bed::new(&shape, &Weather::default())?;
+    // Without passthrough, so that what is asked for is asked of the store.
+    let mount = bed.mount(&["--serve", "noopen"])?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    mount.wait_until_stored()?;
+    let total = bed.data_set.manifest.total_bytes();
+    let hits = mount.stats()?.figure("store_hits");
+    let (progress, code) = said(&["verify", "--json"], &mount)?;
+    assert_eq!((progress["bytes"].as_u64(), code), (Some(total), Some(0)), "{progress}");
+
+    let file = File::options().read(true).write(true).open(backing_file(&mount, (12 << 20) + 4097)?)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 7 << 20)?;
+    file.write_all_at(&[byte[0] ^ 1], 7 << 20)?;
+    file.sync_all()?;
+    let (progress, code) = said(&["verify", "--json"], &mount)?;
+    assert_eq!((progress["bad_extents"].as_u64(), code), (Some(1), Some(1)), "{progress}");
+    assert_eq!(progress["bytes"], progress["total_bytes"], "what is damaged and gone counts as done");
+    assert_eq!(mount.stats()?.figure("store_hits"), hits, "nobody has read");
+
+    bed.origin.reset()?;
+    cold_page_cache(&mount)?;
+    bed.readers(&mount)?.epoch(2)?.must_be_right(bed.files())?;
+    assert_eq!(bed.origin.counters()?.get_bytes, (12 << 20) + 4097, "the damaged object, and nothing else");
+    Ok(())
+}
+
+/// The backing file of the object of `bytes`.
+fn backing_file(mount: &Mount, bytes: u64) -> anyhow::Result<PathBuf> {
+    for directory in std::fs::read_dir(mount.cache_dir().join("files"))? {
+        for file in std::fs::read_dir(directory?.path())? {
+            let file = file?;
+            if file.metadata()?.len() == bytes {
+                return Ok(file.path());
+            }
+        }
+    }
+    anyhow::bail!("no object of {bytes} bytes has a backing file")
 }
 
 #[test]

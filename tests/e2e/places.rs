@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use epochcache_tests::bed::data_set::Shape;
-use epochcache_tests::bed::mount::Bed;
+use epochcache_tests::bed::mount::{Bed, cachectl};
+use epochcache_tests::bed::programs::wait_until;
 use epochcache_tests::bed::s3::Weather;
 
 use crate::{Outcome, needs_fuse};
@@ -64,6 +66,32 @@ fn a_raw_device_and_a_second_directory_hold_a_part_of_the_cache_each_over_a_rest
     assert!(epoch(&bed, &options, 1)? > 0);
     assert_eq!(epoch(&bed, &options, 2)?, 0, "warm after a restart");
     Ok(())
+}
+
+#[test]
+fn a_directory_that_is_missing_at_the_start_is_named_and_used_again_when_it_comes_back() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(200), &Weather::default())?;
+    let [directory, away] = ["second", "away"].map(|name| bed.home().join(name));
+    std::fs::create_dir(&directory)?;
+    let options = ["--cache-dev", directory.to_str().expect("a scratch directory's name is text")];
+    assert!(epoch(&bed, &options, 1)? > 0);
+    std::fs::rename(&directory, &away)?;
+
+    let mount = bed.mount_command().cache_size("512MiB").options(&options).start()?;
+    assert_eq!(mount.stats()?.figure("store_lost_places"), 1);
+    for command in ["stats", "doctor"] {
+        let said = cachectl(&[command], mount.path())?;
+        assert!(said.out.contains("second") && said.out.contains("does not exist"), "{said:?}");
+    }
+    std::fs::rename(&away, &directory)?;
+    wait_until(Duration::from_secs(60), "the directory is in use again", || {
+        Ok(mount.stats()?.figure("store_lost_places") == 0)
+    })?;
+    bed.origin.reset()?;
+    bed.readers(&mount)?.epoch(2)?.must_be_right(bed.files())?;
+    assert_eq!(bed.origin.counters()?.get, 0, "warm without a restart");
+    mount.unmount()
 }
 
 #[test]

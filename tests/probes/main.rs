@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+mod gauges;
 mod ground_truth;
 mod leaving;
 mod others;
@@ -121,6 +122,21 @@ pub(crate) fn grown(heat: Heat, before: Heat) -> Heat {
         begins: heat.begins - before.begins,
         ..heat
     }
+}
+
+/// Runs that the kernel left out so far, because the program was running on that CPU already: a kernel with preemption
+/// does that, and most on an emulated processor. As many accesses may be missing from what was counted, and no more.
+pub(crate) fn missed(probes: &Probes) -> u64 {
+    probes.figures().runs_missed.get()
+}
+
+/// Checks a count from which `missed` runs may be missing, each worth `each`.
+#[track_caller]
+pub(crate) fn assert_counted(counted: u64, done: u64, missed: u64, each: u64) {
+    assert!(
+        counted <= done && done - counted <= missed * each,
+        "{counted} of {done} counted, with {missed} runs left out that are worth {each}"
+    );
 }
 
 /// Drops the pages of an open file, and nothing else.

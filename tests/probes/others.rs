@@ -6,7 +6,7 @@ use std::thread;
 
 use cache_daemon::probe::Heat;
 
-use crate::{Mounted, events};
+use crate::{Mounted, assert_counted, events, missed};
 
 #[test]
 fn another_mount_and_another_file_system_are_not_counted() {
@@ -32,18 +32,21 @@ fn another_mount_and_another_file_system_are_not_counted() {
         }
         done.store(true, Relaxed);
     });
+    let missed = missed(&probes);
     for (n, sample) in ours.samples.iter().enumerate() {
         let heat = probes.heat(sample.ino);
-        let expected = if n < 10 { (20 * 50_000, 20) } else { (0, 0) };
-        assert_eq!((heat.bytes, heat.begins), expected, "{n}");
+        let times = if n < 10 { 20 } else { 0 };
+        assert_counted(heat.bytes, times * 50_000, missed, 50_000);
+        assert_counted(heat.begins.into(), times, missed, 1);
     }
     assert_eq!(probes.heat(fuse_frontend::source::Ino(u64::MAX)), Heat::default());
     let figures = probes.figures();
-    assert_eq!((figures.read_bytes.get(), figures.readings.get()), (200 * 50_000, 200));
+    assert_counted(figures.read_bytes.get(), 200 * 50_000, missed, 50_000);
+    assert_counted(figures.readings.get(), 200, missed, 1);
     assert_eq!(probes.readers().len(), 1);
     let expected: Vec<u64> = ours.samples.iter().take(10).map(|sample| sample.ino.0).collect();
     let begun: Vec<u64> =
         events(&probes).into_iter().filter(|event| event.begins).map(|event| event.ino.0).collect();
-    assert_eq!(begun, expected.repeat(20));
+    assert!(missed > 0 || begun == expected.repeat(20), "{begun:?}");
     assert!(theirs.samples.iter().all(|sample| probes_of_theirs.heat(sample.ino).begins > 0));
 }

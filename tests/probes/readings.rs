@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::{Mounted, events, tid};
+use crate::{Mounted, assert_counted, events, missed, tid};
 
 #[test]
 fn an_epoch_shuffle_by_many_threads_is_reported_in_each_threads_order() {
@@ -36,23 +36,35 @@ fn an_epoch_shuffle_by_many_threads_is_reported_in_each_threads_order() {
         let mut ends = 0;
         for event in events(&probes) {
             assert_eq!(event.tgid, std::process::id());
-            ends += u32::from(event.ends);
+            ends += u64::from(event.ends);
             if event.begins {
                 seen.entry(event.tid).or_default().push(event.ino.0);
             }
         }
-        assert_eq!(ends as usize, sizes.len(), "each file's end is reached once, epoch {epoch}");
+        let missed = missed(&probes);
+        eprintln!("epoch {epoch}: {missed} runs left out so far");
+        // Each file's end is reached once.
+        assert_counted(ends, sizes.len() as u64, missed, 1);
         for (part, tid) in parts.iter().zip(&threads) {
             let done: Vec<u64> = part.iter().map(|n| mounted.samples[*n].ino.0).collect();
-            assert_eq!(seen.remove(tid).unwrap_or_default(), done, "epoch {epoch}");
+            let seen = seen.remove(tid).unwrap_or_default();
+            assert_counted(seen.len() as u64, done.len() as u64, missed, 1);
+            assert!(is_part(&seen, &done), "epoch {epoch}: {seen:?} of {done:?}");
         }
         assert!(seen.is_empty(), "somebody else read: {seen:?}");
         for sample in &mounted.samples {
             let heat = probes.heat(sample.ino);
-            assert_eq!((heat.begins, heat.epoch), (epoch + 1, epoch + 7));
+            assert_counted(heat.begins.into(), (epoch + 1).into(), missed, 1);
+            assert!(heat.begins < epoch + 1 || heat.epoch == epoch + 7, "{heat:?}");
         }
     }
     assert_eq!(probes.figures().events_dropped.get(), 0);
+}
+
+/// Whether `part` is `whole` with some left out.
+fn is_part(part: &[u64], whole: &[u64]) -> bool {
+    let mut rest = whole.iter();
+    part.iter().all(|wanted| rest.any(|found| found == wanted))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `bench`: the benchmarks, which are a program of the tests' package.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::command::{become_program, built, cargo, must};
@@ -15,13 +16,33 @@ pub struct Arguments {
     /// Two pairs instead of five: checks that the benchmark works.
     #[arg(long)]
     quick: bool,
+    /// store: only cases whose names begin with one of these, separated by commas.
+    #[arg(long)]
+    cases: Option<String>,
+    /// store: only these of ext4, xfs, raw.
+    #[arg(long)]
+    media: Option<String>,
+    /// store: a directory on the disk to be measured, instead of target/.
+    #[arg(long)]
+    dir: Option<PathBuf>,
 }
 
 /// Builds everything for release, and becomes the benchmark.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     must(&mut cargo(["build", "--release", "--workspace", "--bins"]))?;
-    let mut bench = Command::new(built("bench", true));
-    bench.arg(&arguments.name);
-    bench.args(arguments.json.then_some("--json")).args(arguments.quick.then_some("--quick"));
-    Err(become_program(&mut bench))
+    Err(become_program(Command::new(built("bench", true)).args(arguments.for_bench())))
+}
+
+impl Arguments {
+    /// As the benchmark's program takes them.
+    fn for_bench(&self) -> Vec<String> {
+        let mut all = vec![self.name.clone()];
+        let flags = [("--json", self.json), ("--quick", self.quick)];
+        all.extend(flags.iter().filter(|(_, given)| *given).map(|(flag, _)| (*flag).to_owned()));
+        let dir = self.dir.as_ref().map(|dir| dir.display().to_string());
+        for (option, value) in [("--cases", &self.cases), ("--media", &self.media), ("--dir", &dir)] {
+            all.extend(value.iter().flat_map(|value| [option.to_owned(), value.clone()]));
+        }
+        all
+    }
 }

@@ -12,7 +12,7 @@ use std::{env, fs};
 use anyhow::{Context, bail};
 
 use crate::command::{cargo, must, step, target};
-use crate::{fuzz, paddle};
+use crate::{fuzz, paddle, vm};
 
 /// Which tests.
 #[derive(clap::Args, Default)]
@@ -63,6 +63,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     if arguments.all && arguments.filter.is_none() {
         outcomes.push(fuzz_outcome());
+    }
+    if arguments.filter.is_none() {
+        outcomes.push(kernels_outcome(arguments.all));
     }
     if arguments.paddle {
         outcomes.push(paddle_outcome()?);
@@ -163,6 +166,22 @@ fn fuzz_outcome() -> Outcome {
         }
     };
     Outcome { name: "fuzz", passed, took: began.elapsed(), budget: fuzz::BUDGET, skipped }
+}
+
+fn kernels_outcome(all: bool) -> Outcome {
+    eprintln!("== kernels");
+    let began = Instant::now();
+    let done = vm::run_and_tell_skipped(&vm::Arguments::of_test(all));
+    let passed = done.inspect_err(|error| eprintln!("kernels: {error:#}"));
+    let skipped = passed.as_ref().map(|reasons| reasons.iter().map(|reason| (reason.clone(), 1)).collect());
+    let budget = Duration::from_secs(if all { 8 * 3600 } else { 10 * 60 });
+    Outcome {
+        name: "kernels",
+        passed: passed.is_ok(),
+        took: began.elapsed(),
+        budget,
+        skipped: skipped.unwrap_or_default(),
+    }
 }
 
 fn paddle_outcome() -> anyhow::Result<Outcome> {

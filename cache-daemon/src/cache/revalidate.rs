@@ -27,7 +27,7 @@ pub trait Announce: Send + Sync + 'static {
 pub struct Revalidation {
     cache: Arc<Cache>,
     announce: Arc<dyn Announce>,
-    /// Time between listings; `None`: the data set is immutable.
+    /// Time between listings; `None`: none are made by themselves.
     every: Option<Duration>,
 }
 
@@ -40,22 +40,23 @@ impl Revalidation {
     /// Runs until the cache's end of `outdated` is gone. With `at_once`, begins with a listing: the
     /// catalog came from a snapshot.
     pub async fn run(self, mut outdated: mpsc::Receiver<Ino>, at_once: bool) {
-        let first = if at_once { Duration::ZERO } else { self.every.unwrap_or_default() };
-        let mut next = tokio::time::Instant::now() + first;
+        let now = tokio::time::Instant::now();
+        let mut next = if at_once { Some(now) } else { self.every.map(|every| now + every) };
         loop {
-            let due = tokio::time::sleep_until(next);
+            let due = tokio::time::sleep_until(next.unwrap_or(now));
             tokio::select! {
                 ino = outdated.recv() => match ino {
                     Some(ino) => {
                         if self.one(ino).await == Outcome::Gone {
-                            next = next.min(tokio::time::Instant::now() + GONE_LISTING);
+                            let soon = tokio::time::Instant::now() + GONE_LISTING;
+                            next = next.map(|next| next.min(soon));
                         }
                     }
                     None => return,
                 },
-                () = due, if self.every.is_some() => {
+                () = due, if next.is_some() => {
                     self.all().await;
-                    next = tokio::time::Instant::now() + self.every.unwrap_or_default();
+                    next = self.every.map(|every| tokio::time::Instant::now() + every);
                 }
             }
         }

@@ -72,6 +72,10 @@ impl FileSource for MountedCache {
         self.cache.catalog().parent(dir).ok_or(Errno::STALE)
     }
 
+    fn path(&self, ino: Ino) -> Option<Vec<u8>> {
+        self.cache.catalog().path(ino)
+    }
+
     fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket) {
         self.cache.read(ino, offset, len, ticket);
     }

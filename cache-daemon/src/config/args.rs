@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::prefetch::PrefetchArgs;
+use crate::policy::eviction::PolicyKind;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,18 +60,24 @@ pub struct MountArgs {
     /// Objects of SIZE and more get a file of their own, which the kernel can serve by itself; 0: all of them.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Cache")]
     pub file_from: String,
+    /// When stored bytes are checked: before the kernel may read a file by itself, or at every read that reaches the daemon.
+    #[arg(long, value_enum, default_value_t, help_heading = "Cache")]
+    pub verify: VerifyChoice,
     /// Takes places that hold something else (a file system, a newer format): what is on them is lost.
     #[arg(long, help_heading = "Cache")]
     pub format: bool,
     /// How devices are driven.
     #[arg(long, value_enum, default_value_t, help_heading = "Cache")]
     pub engine: EngineChoice,
-    /// Lets a kernel thread submit (io_uring SQPOLL): spends a core, saves system calls.
+    /// Lets kernel threads submit (io_uring SQPOLL): spends a core for each busy thread of the store, saves system calls.
     #[arg(long, help_heading = "Cache")]
     pub sqpoll: bool,
     /// Polls for completions (io_uring IOPOLL): the device needs poll queues (nvme.poll_queues).
     #[arg(long, help_heading = "Cache")]
     pub iopoll: bool,
+    /// What goes when the store is full: epoch, lru, fifo, s3fifo, sieve, 2-random, none.
+    #[arg(long, value_name = "NAME", default_value = "epoch", value_parser = online, help_heading = "Cache")]
+    pub policy: PolicyKind,
     /// What is fetched ahead.
     #[command(flatten)]
     pub prefetch: PrefetchArgs,
@@ -78,6 +85,12 @@ pub struct MountArgs {
     /// What an OPEN is answered with: noopen for small files, open for large ones.
     #[arg(long, value_enum, default_value_t, help_heading = "Mount")]
     pub serve: ServeChoice,
+    /// What the kernel caches of files: auto_cache and kernel_cache all that is read, direct_io nothing (docs/semantics.md).
+    #[arg(long, value_enum, default_value_t, help_heading = "Mount")]
+    pub io_mode: IoMode,
+    /// The most that pages put into the page cache ahead of readers may take; 0: none are [default: half of what is free].
+    #[arg(long, value_name = "SIZE", help_heading = "Mount")]
+    pub page_cache_size: Option<String>,
     /// Threads that answer the kernel [default: one a core, 4 to 16].
     #[arg(long, value_name = "N", help_heading = "Mount")]
     pub threads: Option<usize>,
@@ -131,9 +144,9 @@ pub struct MountArgs {
     /// Retries a request for so long, then answers EIO: 60s, 2min.
     #[arg(long, value_name = "DURATION", default_value = "60s", help_heading = "Origin")]
     pub origin_deadline: String,
-    /// Looks for changed objects so often, in the background: 5min, 1h.
-    #[arg(long, value_name = "DURATION", default_value = "5min", help_heading = "Origin")]
-    pub revalidate: String,
+    /// Looks for changed objects so often, in the background: 1h, 30s [default: 5min].
+    #[arg(long, value_name = "DURATION", help_heading = "Origin")]
+    pub revalidate: Option<String>,
     /// Never looks for changed objects: the data set does not change.
     #[arg(long, help_heading = "Origin")]
     pub immutable: bool,
@@ -150,6 +163,14 @@ pub struct MountArgs {
     /// error, warn, info, debug, trace, or any filter of RUST_LOG.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", help_heading = "Process")]
     pub log_level: String,
+}
+
+/// A policy that needs no future.
+fn online(name: &str) -> Result<PolicyKind, String> {
+    match name.parse::<PolicyKind>() {
+        Ok(policy) if !policy.is_offline() => Ok(policy),
+        _ => Err("give epoch, lru, fifo, s3fifo, sieve, 2-random or none".to_owned()),
+    }
 }
 
 macro_rules! choice {
@@ -178,6 +199,28 @@ choice! {
         NoOpen = "noopen",
         /// Every OPEN comes to the daemon, as passthrough needs it.
         Open = "open",
+    }
+}
+
+choice! {
+    /// `--io-mode`.
+    IoMode {
+        /// Pages are kept for as long as ETag, size and time of the object stay; changes are looked for.
+        AutoCache = "auto_cache",
+        /// Pages and names are kept, and changes are not looked for.
+        KernelCache = "kernel_cache",
+        /// No pages are kept: each read(2) comes to the daemon.
+        DirectIo = "direct_io",
+    }
+}
+
+choice! {
+    /// `--verify`.
+    VerifyChoice {
+        /// When they are stored, after a restart, when they are read through the daemon, and by the scrubber.
+        Once = "once",
+        /// No file is handed to the kernel, so that each of its reads is checked.
+        Always = "always",
     }
 }
 

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::args::MountArgs;
+use super::memory::Memory;
 use super::place::{self, Machine};
 use super::{
-    Config, ConfigError, Limits, MountOptions, OriginOptions, PrefetchOptions, ProcessOptions, StoreOptions,
+    Config, ConfigError, IoMode, Limits, MountOptions, OriginOptions, PageCacheSize, PrefetchOptions,
+    ProcessOptions, Revalidate, ServeChoice, StoreOptions,
 };
 
 /// Two segments of 64 MiB are the least that can be appended to while one is reclaimed.
@@ -14,6 +16,7 @@ const CACHE_SIZE_BYTES_MIN: u64 = 128 << 20;
 const CACHE_SIZE_BYTES_MAX: u64 = 1 << 50;
 const THREADS_MAX: usize = 256;
 const ORIGIN_REQUESTS_MAX: usize = 4096;
+const REVALIDATE_DEFAULT: Duration = Duration::from_secs(300);
 const REVALIDATE_MIN: Duration = Duration::from_secs(1);
 
 impl Config {
@@ -38,7 +41,13 @@ impl Config {
                 "--anonymous sends no credentials: leave out --profile or --anonymous",
             ));
         }
+        if args.io_mode == IoMode::DirectIo && args.serve == ServeChoice::NoOpen {
+            return Err(ConfigError::Conflict(
+                "--io-mode direct_io is told to the kernel when a file is opened: leave out --serve noopen or --io-mode",
+            ));
+        }
         let origin = origin(args)?;
+        let page_cache = page_cache(args)?;
         let size_bytes = cache_size(&args.cache_size)?;
         let file_from = file_from(&args.file_from)?;
         let limits = limits(args)?;
@@ -51,7 +60,8 @@ impl Config {
         let mountpoint = machine.mountpoint(&args.mountpoint)?;
         let cache_dir = machine.cache_dir(&args.cache_dir, &mountpoint)?;
         let prefetch = PrefetchOptions::new(&args.prefetch, &cache_dir)?;
-        let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint)?;
+        let may_be_lost = !args.format && crate::store::was_opened(&cache_dir);
+        let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint, may_be_lost)?;
         place::has_room(&places, size_bytes)?;
 
         let log_file =
@@ -61,6 +71,9 @@ impl Config {
             mount: MountOptions {
                 mountpoint,
                 serve: args.serve,
+                io_mode: args.io_mode,
+                verify: args.verify,
+                page_cache,
                 allow_other: args.allow_other,
                 uid: args.uid.unwrap_or(machine.uid),
                 gid: args.gid.unwrap_or(machine.gid),
@@ -73,6 +86,7 @@ impl Config {
                 places,
                 size_bytes,
                 file_from,
+                policy: args.policy,
                 format: args.format,
                 engine: args.engine,
                 sqpoll: args.sqpoll,
@@ -159,17 +173,39 @@ fn duration(option: &'static str, given: &str) -> Result<Duration, ConfigError> 
     })
 }
 
-fn revalidate(args: &MountArgs) -> Result<Option<Duration>, ConfigError> {
-    if args.immutable {
-        return Ok(None);
+fn revalidate(args: &MountArgs) -> Result<Revalidate, ConfigError> {
+    let every = args.revalidate.as_ref().map(|given| interval(given)).transpose()?;
+    match (args.immutable, args.io_mode, every) {
+        (true, _, _) => Ok(Revalidate::Never),
+        (false, IoMode::KernelCache, Some(_)) => Err(ConfigError::Conflict(
+            "--io-mode kernel_cache keeps what was read and looks for no changes: leave out --revalidate or --io-mode",
+        )),
+        (false, IoMode::KernelCache, None) => Ok(Revalidate::AtStart),
+        (false, _, every) => Ok(Revalidate::Every(every.unwrap_or(REVALIDATE_DEFAULT))),
     }
-    let every = duration("--revalidate", &args.revalidate)?;
+}
+
+fn interval(given: &str) -> Result<Duration, ConfigError> {
+    let every = duration("--revalidate", given)?;
     if every < REVALIDATE_MIN {
         let why =
             "would list without end; give at least 1s, or --immutable for a data set that never changes";
-        return Err(refused("--revalidate", &args.revalidate, why));
+        return Err(refused("--revalidate", given, why));
     }
-    Ok(Some(every))
+    Ok(every)
+}
+
+fn page_cache(args: &MountArgs) -> Result<PageCacheSize, ConfigError> {
+    if args.io_mode == IoMode::DirectIo {
+        let why = "nothing is pushed: with --io-mode direct_io no page is kept".to_owned();
+        return Ok(PageCacheSize { bytes: 0, why, is_cut: false });
+    }
+    let asked = args.page_cache_size.as_ref().map(|given| {
+        parse_size::parse_size(given).map_err(|_| {
+            refused("--page-cache-size", given, "is not a size; give bytes or a size such as 16GiB, or 0")
+        })
+    });
+    Ok(Memory::this().page_cache(asked.transpose()?))
 }
 
 fn mode(option: &'static str, given: &str) -> Result<u16, ConfigError> {

@@ -177,16 +177,21 @@ impl Machine {
         }
     }
 
-    /// The cache directory and the `--cache-dev`s, told apart by what they are.
+    /// The cache directory and the `--cache-dev`s, told apart by what they are. If some `may_be_lost`, because
+    /// there was a store before, one that is not there is no mistake: the store goes on without it.
     pub(super) fn places(
         &self,
         cache_dir: &Path,
         extra: &[PathBuf],
         mountpoint: &Path,
+        may_be_lost: bool,
     ) -> Result<Vec<Place>, ConfigError> {
         let mut places = vec![Place::Directory(cache_dir.to_owned())];
         for given in extra {
-            let place = self.place(given, mountpoint)?;
+            let place = match given.try_exists() {
+                Ok(false) if may_be_lost => lost(given)?,
+                _ => self.place(given, mountpoint)?,
+            };
             if places.contains(&place) {
                 let why = "is given twice; leave one out".to_owned();
                 return Err(ConfigError::CacheDir { path: given.clone(), why });
@@ -225,14 +230,24 @@ impl Machine {
     }
 }
 
+/// A place that is not there now.
+fn lost(given: &Path) -> Result<Place, ConfigError> {
+    let refused = |error: io::Error| ConfigError::CacheDir { path: given.to_owned(), why: error.to_string() };
+    let path = std::path::absolute(given).map_err(refused)?;
+    Ok(if path.starts_with("/dev") { Place::Device(path) } else { Place::Directory(path) })
+}
+
 /// Refuses a size that the places cannot hold, counting what an earlier run has left there as room.
 ///
-/// Only when every place is a directory: a device says how large it is when the store opens it.
+/// Only when every place is a directory that is there: a device says how large it is when the store opens it.
 pub(super) fn has_room(places: &[Place], size_bytes: u64) -> Result<(), ConfigError> {
     let mut room: u64 = 0;
     let mut seen = Vec::new();
     for place in places {
         let Place::Directory(path) = place else { return Ok(()) };
+        if place != &places[0] && !path.exists() {
+            return Ok(());
+        }
         let refused = |error: io::Error| ConfigError::CacheDir { path: path.clone(), why: error.to_string() };
         let (existing, _) = existing_ancestor(path).map_err(refused)?;
         let device = fs::metadata(&existing).map_err(refused)?.dev();

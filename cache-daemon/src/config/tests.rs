@@ -84,7 +84,10 @@ fn a_plain_command_line_means_the_defaults() {
     assert_eq!(config.store.places, [Place::Directory(config.store.cache_dir.clone())]);
     assert_eq!((config.mount.file_mode, config.mount.dir_mode), (0o444, 0o555));
     assert_eq!(config.mount.serve, ServeChoice::Auto);
-    assert_eq!(config.revalidate, Some(Duration::from_secs(300)));
+    assert_eq!(config.mount.io_mode, IoMode::AutoCache);
+    assert_eq!(config.mount.verify, VerifyChoice::Once);
+    assert!(config.mount.page_cache.bytes > 0 && !config.mount.page_cache.is_cut);
+    assert_eq!(config.revalidate, Revalidate::Every(Duration::from_secs(300)));
     assert_eq!(config.process.log_file, None);
     assert!(!Path::new(&dirs.path("cache")).exists(), "checking must not make anything");
 }
@@ -114,6 +117,9 @@ fn every_bad_value_is_named_with_what_to_give() {
         (&["--origin-deadline", "soon"], &["--origin-deadline soon", "30s"]),
         (&["--origin-deadline", "1ms"], &["at least 1s"]),
         (&["--revalidate", "0s"], &["at least 1s", "--immutable"]),
+        (&["--page-cache-size", "all"], &["--page-cache-size all", "not a size", "16GiB"]),
+        (&["--io-mode", "direct_io", "--serve", "noopen"], &["direct_io", "leave out --serve noopen"]),
+        (&["--io-mode", "kernel_cache", "--revalidate", "1h"], &["kernel_cache", "leave out --revalidate"]),
         (&["--endpoint", "minio:9000"], &["--endpoint minio:9000", "http(s)://host:port"]),
         (&["--endpoint", "minio"], &["--endpoint minio", "http(s)://host:port"]),
         (&["--endpoint", "s3://minio:9000"], &["s3 is not a protocol", "http(s)://host:port"]),
@@ -127,6 +133,19 @@ fn every_bad_value_is_named_with_what_to_give() {
     for (line, parts) in cases {
         assert_one_line(&dirs.refusal(line), parts);
     }
+}
+
+#[test]
+fn an_io_mode_says_when_changes_are_looked_for_and_what_is_pushed() {
+    let Some(dirs) = Dirs::new() else { return };
+    let config = |more: &[&str]| dirs.config(more).expect("it is good input");
+    let kernel_cache = config(&["--io-mode", "kernel_cache"]);
+    assert_eq!(kernel_cache.revalidate, Revalidate::AtStart);
+    assert_eq!(config(&["--io-mode", "kernel_cache", "--immutable"]).revalidate, Revalidate::Never);
+    let direct = config(&["--io-mode", "direct_io", "--page-cache-size", "1GiB"]);
+    assert_eq!((direct.mount.page_cache.bytes, direct.revalidate.interval().is_some()), (0, true));
+    assert_eq!(config(&["--page-cache-size", "0"]).mount.page_cache.bytes, 0);
+    assert!(config(&["--page-cache-size", "900TiB"]).mount.page_cache.is_cut, "more than any machine has");
 }
 
 #[test]

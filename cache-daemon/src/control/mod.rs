@@ -61,6 +61,11 @@ pub enum Request {
         /// A file or directory, relative to the mountpoint; `None`: everything.
         path: Option<String>,
     },
+    /// Puts files into the kernel's page cache: a [`PushProgress`] a second, the last one with `done`.
+    Push {
+        /// Files and directories, relative to the mountpoint; the empty one is everything.
+        paths: Vec<String>,
+    },
     /// Stores files before they are read: [`WarmProgress`]es, the last one with `done`.
     Warm {
         /// A file or directory, relative to the mountpoint; `None`: everything.
@@ -97,14 +102,43 @@ pub struct Pong {
 /// How far a verification is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyProgress {
-    /// Extents read and compared with their checksums.
+    /// Extents, and chunks of backing files, that were read and compared with their checksums.
     pub extents: u64,
-    /// Bytes of them.
+    /// Bytes that it has come to: of those, and of what was dropped before it was read.
     pub bytes: u64,
     /// Bytes that are to be verified in all.
     pub total_bytes: u64,
-    /// Extents whose bytes were wrong or could not be read: dropped, and fetched again when asked for.
+    /// Extents whose bytes were wrong (dropped, and fetched again when asked for) or could not be read.
     pub bad_extents: u64,
+    /// It is over.
+    pub done: bool,
+}
+
+/// How far a push is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushProgress {
+    /// Files that are asked for.
+    pub total_files: u64,
+    /// Their bytes.
+    pub total_bytes: u64,
+    /// Files whose every page is in the page cache now.
+    pub pushed_files: u64,
+    /// Their bytes.
+    pub pushed_bytes: u64,
+    /// Files that the kernel reads from local files by itself: it was told to read them ahead.
+    pub backed_files: u64,
+    /// Files that `--page-cache-size` has no room for.
+    pub over_budget_files: u64,
+    /// Files that the mount does not show so any more, or that the kernel forgot at once.
+    pub unknown_files: u64,
+    /// Files whose bytes could not be had, or that the kernel refused: the log says why.
+    pub failed_files: u64,
+    /// What pushed pages may take.
+    pub budget_bytes: u64,
+    /// What they take now, those of earlier pushes included.
+    pub held_bytes: u64,
+    /// Time since it began.
+    pub elapsed_ms: u64,
     /// It is over.
     pub done: bool,
 }

@@ -31,7 +31,8 @@ impl Answers for Parrot {
                     item(json!({"extents": extents, "rate": rate_bytes_per_s}));
                 }
             }
-            Request::Top | Request::Trace | Request::Warm { .. } | Request::Order { .. } => {}
+            Request::Top | Request::Trace => {}
+            Request::Push { .. } | Request::Warm { .. } | Request::Order { .. } => {}
             Request::Drop { path } => {
                 return Err(Refusal(format!("no such file: {}", path.unwrap_or_default())));
             }
@@ -130,6 +131,7 @@ fn every_request_survives_its_line() {
         Request::Stats,
         Request::Verify { rate_bytes_per_s: None },
         Request::Drop { path: Some("a\n\"b".into()) },
+        Request::Push { paths: vec!["train".into(), String::new()] },
         Request::Umount,
     ];
     for request in requests {

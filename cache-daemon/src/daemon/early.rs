@@ -93,6 +93,10 @@ impl FileSource for EarlySource {
         self.source()?.parent(dir)
     }
 
+    fn path(&self, ino: Ino) -> Option<Vec<u8>> {
+        self.source().ok()?.path(ino)
+    }
+
     fn read(&self, ino: Ino, offset: u64, len: u32, ticket: ReadTicket) {
         match self.source() {
             Ok(source) => source.read(ino, offset, len, ticket),

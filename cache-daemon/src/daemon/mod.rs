@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use fuse_frontend::session::{Mount, Unmounted};
+use fuse_frontend::session::{Mount, Unmounted, become_io_flusher};
 use fuse_frontend::source::{FileSource, Ino};
 use fuse_frontend::transport::passthrough::{Revoke, Revoked};
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Announce, Cache, MountedCache, Overdue, Revalidation};
 use crate::catalog::{Change, Replacement};
-use crate::config::Config;
+use crate::config::{Config, Revalidate};
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
@@ -76,9 +76,11 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let Mounted { mount, cache, source, outdated, from_snapshot } = mounted;
     collect_overdue(&mount, source);
     let announce = Arc::new(Kernel { mount: mount.clone() });
-    let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
-    let revalidating = runtime.spawn(revalidation.run(outdated, from_snapshot));
-    let watching = Watching::start(config.probes, mount.report().device, cache.catalog().len());
+    let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate.interval());
+    let at_once = from_snapshot && config.revalidate != Revalidate::Never;
+    let revalidating = runtime.spawn(revalidation.run(outdated, at_once));
+    let (device, inodes) = (mount.report().device, cache.catalog().len());
+    let watching = Watching::start(config.probes, device, inodes, &config.store.places);
     let figures = &parts.figures;
     let planning = Planning::start(&config, &cache, figures, &watching, orders);
     let planning = Arc::new(planning);
@@ -139,9 +141,8 @@ impl Mounted {
         })?;
         let from_snapshot = opened.from_snapshot;
         let catalog = Arc::new(opened.catalog);
-        parts.keep_only(&catalog);
-        let large_share = parts::large_share(&catalog, config.store.file_from);
-        let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
+        let large_share = parts.settle_on(&catalog, config.store.file_from);
+        let (cache, outdated) = parts.cache(catalog, runtime.handle(), config);
         let source = Arc::new(MountedCache::new(cache.clone(), TTL));
         let mount = match early {
             Some((early, mount)) => {
@@ -169,6 +170,8 @@ fn runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(origin_threads())
         .thread_name("origin")
+        // Answers of misses come from these. Where it is not allowed, the doctor says so.
+        .on_thread_start(|| drop(become_io_flusher()))
         .enable_all()
         .build()
         .context("starting the threads for the origin")

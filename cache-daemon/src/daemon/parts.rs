@@ -1,5 +1,6 @@
 //! The parts of a daemon that live as long as it: origin, store, figures.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, Limits, ServeChoice};
+use crate::config::{self, Config, EngineChoice, IoMode, ServeChoice, VerifyChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
@@ -67,23 +68,38 @@ impl Parts {
         &self,
         catalog: Arc<Catalog>,
         runtime: &Handle,
-        limits: &Limits,
+        config: &Config,
     ) -> (Arc<Cache>, mpsc::Receiver<Ino>) {
-        let limits = CacheLimits { fill_bytes_max: limits.fill_bytes_max };
+        let limits =
+            CacheLimits { fill_bytes_max: config.limits.fill_bytes_max, policy: config.store.policy };
         let figures = self.figures.cache.clone();
-        Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures)
+        let (cache, outdated) =
+            Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures);
+        let known = cache.clone();
+        runtime.spawn_blocking(move || known.know_what_is_stored());
+        (cache, outdated)
     }
 
-    /// Forgets what is stored of objects that the data set does not have.
-    pub fn keep_only(&self, catalog: &Catalog) {
-        let mut live = std::collections::HashSet::with_capacity(catalog.files() as usize);
-        catalog.fingerprints(&mut |_, fingerprint| {
+    /// Forgets what is stored of objects that `catalog` does not have, and gives files to those that are large since
+    /// `file_from` was lowered. Returns the share of its bytes, 0 to 1, in objects that get a file of their own: those
+    /// of `file_from` bytes or more.
+    pub fn settle_on(&self, catalog: &Catalog, file_from: u64) -> f64 {
+        let mut live = HashSet::with_capacity(catalog.files() as usize);
+        let mut large = Vec::new();
+        catalog.fingerprints(&mut |ino, fingerprint| {
             live.insert(fingerprint);
+            let size_bytes = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
+            if size_bytes >= file_from {
+                large.push((fingerprint, size_bytes));
+            }
         });
         let forgotten = self.store.retain(&|fingerprint| live.contains(fingerprint));
         if forgotten > 0 {
             tracing::info!(forgotten, "extents of objects that the data set no longer has give way");
         }
+        let large_bytes: u64 = large.iter().map(|(_, bytes)| bytes).sum();
+        self.store.promote(large);
+        large_bytes as f64 / catalog.bytes().max(1) as f64
     }
 
     /// Saves the store and the catalog; whether both are.
@@ -146,16 +162,6 @@ fn reserved_bytes(cache_dir: &Path, limit_bytes: u64) -> u64 {
     (limit_bytes / RESERVED_SHARE).min(RESERVED_BYTES_MAX).max(2 * there).max(1 << 20)
 }
 
-/// The share of the data set's bytes, 0 to 1, in objects that get a file of their own.
-pub(super) fn large_share(catalog: &Catalog, file_from: u64) -> f64 {
-    let mut large = 0;
-    catalog.fingerprints(&mut |ino, _| {
-        let size = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
-        large += if size >= file_from { size } else { 0 };
-    });
-    large as f64 / catalog.bytes().max(1) as f64
-}
-
 /// The mount that `config` asks for, of the data set at `origin`, `large_share` of it in large objects.
 pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> MountOptions {
     let mount = &config.mount;
@@ -171,6 +177,9 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
             ServeChoice::NoOpen => ServeMode::NoOpen,
             ServeChoice::Open => ServeMode::Open,
         },
+        direct_io: mount.io_mode == IoMode::DirectIo,
+        passthrough: mount.verify == VerifyChoice::Once,
+        push_bytes_max: mount.page_cache.bytes,
         large_share,
         control_dir: Some(config.prefetch.order_dir.clone()),
         ..MountOptions::new(&mount.mountpoint, origin)

@@ -12,13 +12,13 @@ use super::parts::{AllFigures, Parts};
 use super::planning::Planning;
 use super::watching::Watching;
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Config, IoMode, PageCacheSize};
 use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine, WarmProgress};
-use crate::errands::{drop_path, files_below, follow, verify};
+use crate::errands::{drop_path, files_below, follow, push, verify};
 use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
-    DaemonState, MountState, PlaceState, ProbeState, Snapshot, StoreState, described,
+    DaemonState, MountState, PlaceState, ProbeState, ProgramCost, Snapshot, StoreState, described,
 };
 use crate::stats::store::USAGE;
 use crate::stats::{LatencySummary, Value};
@@ -47,6 +47,8 @@ pub(super) struct Status {
     watching: Watching,
     planning: Arc<Planning>,
     shutdown: Shutdown,
+    io_mode: IoMode,
+    page_cache: PageCacheSize,
 }
 
 impl Status {
@@ -79,6 +81,8 @@ impl Status {
             watching,
             planning,
             shutdown,
+            io_mode: config.mount.io_mode,
+            page_cache: config.mount.page_cache.clone(),
         }
     }
 
@@ -89,6 +93,8 @@ impl Status {
             origin = %self.daemon.origin,
             mountpoint = %report.mountpoint.display(),
             serve = %report.mode,
+            io_mode = %self.io_mode,
+            page_cache_bytes = self.page_cache.bytes,
             engine = %self.store.engine,
             "serving; `cachectl stats` shows what it does"
         );
@@ -104,6 +110,7 @@ impl Status {
             mountpoint: report.mountpoint.clone(),
             serve: report.mode.to_string(),
             serve_why: report.mode_reason.clone(),
+            io_mode: self.io_mode.to_string(),
             read_ahead_kb: report.read_ahead_kb.as_ref().ok().copied(),
         };
         let usage = self.cache.store().usage();
@@ -115,16 +122,22 @@ impl Status {
                 State::Trial => "out of use, being tried".to_owned(),
             },
         });
-        let store = StoreState { places: places.collect(), ..self.store.clone() };
+        let lost = usage.lost.iter().map(|lost| PlaceState {
+            path: lost.place.clone().into(),
+            state: "lost: it cannot be opened; it is tried again".to_owned(),
+        });
+        let store = StoreState { places: places.chain(lost).collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
         snapshot.planner = self.planning.state();
         self.add_figures(&mut snapshot, &usage);
-        self.add_degraded(&mut snapshot);
+        self.add_degraded(&mut snapshot, &usage);
         snapshot
     }
 
     fn add_figures(&self, snapshot: &mut Snapshot, usage: &Usage) {
-        for row in [self.mount.counts().snapshot(), self.mount.passthrough().snapshot()].concat() {
+        let mount = &self.mount;
+        let rows = [mount.counts().snapshot(), mount.passthrough().snapshot(), mount.pusher().snapshot()];
+        for row in rows.concat() {
             snapshot.add_row(described(&row), value(row.value));
         }
         let cache = &self.figures.cache;
@@ -154,6 +167,7 @@ impl Status {
             store_hits,
             all,
         );
+        self.add_page_cache_ratio(snapshot);
         let written = self.figures.store.device_write_bytes.get();
         let appended = self.figures.store.appended_bytes.get();
         snapshot.add_ratio(
@@ -164,13 +178,21 @@ impl Status {
         );
     }
 
-    fn add_degraded(&self, snapshot: &mut Snapshot) {
+    fn add_degraded(&self, snapshot: &mut Snapshot, usage: &Usage) {
         if let Err(why) = &self.mount.report().read_ahead_kb {
             snapshot.degrade(
                 "readahead of the mount",
                 why,
                 "a file that is not in the page cache costs 1.35 READs instead of one",
                 "run the daemon as root, or write 1024 to the mount's read_ahead_kb in /sys/class/bdi",
+            );
+        }
+        if self.page_cache.is_cut {
+            snapshot.degrade(
+                "page cache budget",
+                &self.page_cache.why,
+                "fewer files can be put into the page cache ahead of their readers",
+                "give a smaller --page-cache-size, or the daemon's memory cgroup a larger limit",
             );
         }
         self.add_degraded_probes(snapshot);
@@ -193,7 +215,15 @@ impl Status {
                 "allow io_uring: kernel.io_uring_disabled=0, and a seccomp profile that has its system calls",
             );
         }
-        for volume in self.cache.store().usage().volumes {
+        for lost in &usage.lost {
+            snapshot.degrade(
+                &lost.place,
+                &lost.why,
+                "what is stored there is fetched from the origin, and the other places do not grow into its share",
+                "bring it back: it is opened within a minute; or leave it out of --cache-dev for good",
+            );
+        }
+        for volume in &usage.volumes {
             if volume.state != State::In {
                 snapshot.degrade(
                     &volume.place,
@@ -207,6 +237,26 @@ impl Status {
 }
 
 impl Status {
+    /// Adds the share of reads that the page cache served, and marks what is not exact in this tier.
+    fn add_page_cache_ratio(&self, snapshot: &mut Snapshot) {
+        let figure = |name| match snapshot.value(name) {
+            Some(Value::Count(count)) => count,
+            _ => 0,
+        };
+        let (read, asked) = (figure("probe_read_bytes"), figure("fuse_read_bytes"));
+        snapshot.add_ratio(
+            HIT_RATIO_PAGE_CACHE,
+            "Bytes that readers found in the page cache, of all that they read.",
+            read.saturating_sub(asked),
+            read,
+        );
+        let passes = self.mount.passthrough().state().is_ok();
+        snapshot.estimate(estimated(
+            self.watching.probes().map_or(Tier::C, |probes| probes.report().tier),
+            passes,
+        ));
+    }
+
     /// What the probes do not see and might; nothing while they load.
     fn add_degraded_probes(&self, snapshot: &mut Snapshot) {
         let Some(probes) = self.watching.probes().filter(|probes| probes.wait(Duration::ZERO)) else {
@@ -224,14 +274,34 @@ impl Status {
     }
 }
 
+/// The share of reads that the page cache served.
+const HIT_RATIO_PAGE_CACHE: &str = "hit_ratio_page_cache";
+
+/// What is a lower bound, or counted in pages, in this tier; `passes`: large objects are read in passthrough.
+fn estimated(tier: Tier, passes: bool) -> &'static [&'static str] {
+    const UNSEEN: &[&str] =
+        &["probe_reads", "probe_read_bytes", "probe_faults", "probe_readings", HIT_RATIO_PAGE_CACHE];
+    const IN_PAGES: &[&str] = &["probe_read_bytes", HIT_RATIO_PAGE_CACHE];
+    match tier {
+        Tier::A => &[],
+        Tier::B if !passes => IN_PAGES,
+        Tier::B | Tier::C => UNSEEN,
+    }
+}
+
 /// Which reads the probes see.
 fn probe_state(watching: &Watching) -> ProbeState {
     let Some(probes) = watching.probes() else {
         let why = "--probes off: only requests that reach the daemon are seen".to_owned();
-        return ProbeState { tier: "C".to_owned(), why, attached: Vec::new() };
+        return ProbeState { tier: "C".to_owned(), why, ..ProbeState::default() };
     };
-    let ProbeReport { tier, why, attached, .. } = probes.report();
-    ProbeState { tier: tier.to_string(), why, attached }
+    let ProbeReport { tier, why, attached, left_out, .. } = probes.report();
+    let costs = probes.costs().into_iter().filter(|cost| cost.runs > 0).map(|cost| ProgramCost {
+        ns_per_run: u64::try_from(cost.time.as_nanos()).unwrap_or(u64::MAX) / cost.runs,
+        program: cost.program,
+        runs: cost.runs,
+    });
+    ProbeState { tier: tier.to_string(), why, attached, left_out, costs: costs.collect() }
 }
 
 fn value(value: RowValue) -> Value {
@@ -257,6 +327,10 @@ impl Answers for Status {
                 true
             }
             Request::Drop { path } => item(json(&drop_path(&self.cache, path.as_deref())?)),
+            Request::Push { paths } => {
+                push(&self.cache, &self.mount, &paths, &mut |progress| item(json(progress)))?;
+                true
+            }
             Request::Warm { path, order } => self.warm(path.as_deref(), order.as_deref(), item)?,
             Request::Order { path, name } => item(json(&self.planning.tell_order(path.as_ref(), &name)?)),
             Request::Top => item(json(&self.readers())),

@@ -11,8 +11,8 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
-use crate::config::ProbeChoice;
-use crate::probe::{Event, ProbeOptions, Probes};
+use crate::config::{Place, ProbeChoice};
+use crate::probe::{Event, ProbeOptions, Probes, disks_under};
 
 /// Events wait this long at most: 18 700 fit the ring, so a host may begin 90 000 readings a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
@@ -48,7 +48,7 @@ pub(super) struct Watching {
 
 impl Watching {
     /// Watches the mount with this `st_dev`, unless the user wants none.
-    pub fn start(choice: ProbeChoice, device: u64, inodes: u64) -> Self {
+    pub fn start(choice: ProbeChoice, device: u64, inodes: u64, places: &[Place]) -> Self {
         let mut watching = Self {
             probes: None,
             tracers: Arc::default(),
@@ -59,7 +59,8 @@ impl Watching {
         if choice == ProbeChoice::Off {
             return watching;
         }
-        let probes = Arc::new(Probes::start(ProbeOptions::new(device, inodes)));
+        let options = ProbeOptions { disks: disks(places), ..ProbeOptions::new(device, inodes) };
+        let probes = Arc::new(Probes::start(options));
         let (draining, stopped) = (probes.clone(), watching.stop.clone());
         let (tracers, lost) = (watching.tracers.clone(), watching.lost.clone());
         let drain = move || {
@@ -89,6 +90,14 @@ impl Watching {
     pub fn probes(&self) -> Option<&Arc<Probes>> {
         self.probes.as_ref()
     }
+}
+
+/// The disks that the store's places are on, each once.
+fn disks(places: &[Place]) -> Vec<u64> {
+    let mut disks: Vec<u64> = places.iter().flat_map(|place| disks_under(place.path())).collect();
+    disks.sort_unstable();
+    disks.dedup();
+    disks
 }
 
 impl Drop for Watching {

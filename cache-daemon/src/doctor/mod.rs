@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod cache_dir;
 mod fuse;
 mod kernel;
+mod probes;
 mod process;
 mod uring;
 
@@ -84,6 +85,7 @@ pub fn examine(cache_dir: Option<&Path>, mountpoint: Option<&Path>) -> Vec<Check
     checks.extend(fuse::look(mountpoint));
     checks.extend(uring::look());
     checks.extend(process::look());
+    checks.extend(probes::look());
     if let Some(cache_dir) = cache_dir {
         checks.extend(cache_dir::look(cache_dir));
     }

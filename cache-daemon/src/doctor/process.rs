@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::{Check, read};
+use crate::config::group_limit;
 
 pub(super) const CAP_IPC_LOCK: u32 = 14;
 pub(super) const CAP_SYS_ADMIN: u32 = 21;
+const CAP_SYS_RESOURCE: u32 = 24;
 const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
@@ -47,9 +49,10 @@ pub(super) fn look() -> Vec<Check> {
     let synchronised = synchronised();
     vec![
         probes(capabilities),
+        io_flusher(capabilities),
         memlock(soft(Resource::RLIMIT_MEMLOCK), capabilities),
         files(soft(Resource::RLIMIT_NOFILE), files_hard),
-        memory(memory_limit()),
+        memory(group_limit()),
         clock(SystemTime::now(), synchronised),
         clock_source(read("/sys/devices/system/clocksource/clocksource0/current_clocksource").as_deref()),
     ]
@@ -71,6 +74,20 @@ fn probes(capabilities: Capabilities) -> Check {
         format!("missing: {}", missing.join(", ")),
         "no probes (tier C): reads that the kernel serves from its page cache are not seen",
         "run as root, or setcap cap_bpf,cap_perfmon+ep on the daemon, or AmbientCapabilities= in its unit",
+    )
+}
+
+/// PR_SET_IO_FLUSHER: fuse-frontend/src/session/io_flusher.rs.
+fn io_flusher(capabilities: Capabilities) -> Check {
+    const NAME: &str = "io_flusher";
+    if capabilities.has(CAP_SYS_RESOURCE) {
+        return Check::ok(NAME, "serving threads leave the mount's inodes alone when memory is short");
+    }
+    Check::off(
+        NAME,
+        "CAP_SYS_RESOURCE is missing",
+        "when memory is short, a thread that serves may have to free inodes of its own mount (see readahead_deadlock)",
+        "run as root, or AmbientCapabilities=CAP_SYS_RESOURCE in the unit",
     )
 }
 
@@ -101,45 +118,6 @@ fn files(soft: u64, hard: u64) -> Check {
         "a large cache has more segments and backing files than can be open",
         "LimitNOFILE=65536 in the unit, or nofile in /etc/security/limits.conf",
     )
-}
-
-/// The smallest limit from this process's memory cgroup up to the root, in bytes.
-fn memory_limit() -> Option<u64> {
-    let text = read("/proc/self/cgroup")?;
-    let (controller, group) = memory_group(&text)?;
-    let (root, file) = match controller {
-        Hierarchy::Unified => ("/sys/fs/cgroup", "memory.max"),
-        Hierarchy::Memory => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-    };
-    let path = std::path::Path::new(root).join(group.trim_start_matches('/'));
-    path.ancestors()
-        .take_while(|ancestor| ancestor.starts_with(root))
-        .filter_map(|ancestor| limit(&read(ancestor.join(file))?))
-        .min()
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Hierarchy {
-    /// cgroup v2.
-    Unified,
-    /// The memory controller of v1.
-    Memory,
-}
-
-/// From /proc/self/cgroup: `0::/user.slice`, or with v1 `9:memory:/docker/1a2b`, which then counts.
-fn memory_group(text: &str) -> Option<(Hierarchy, &str)> {
-    let lines = || text.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
-    let v1 = lines().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
-    let v2 = || lines().find(|(controllers, _)| controllers.is_empty());
-    match v1 {
-        Some((_, group)) => Some((Hierarchy::Memory, group)),
-        None => v2().map(|(_, group)| (Hierarchy::Unified, group)),
-    }
-}
-
-/// `max` or a number; v1 says "none" with a number near 2^63.
-fn limit(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|&bytes| bytes < 1 << 62)
 }
 
 fn memory(limit: Option<u64>) -> Check {
@@ -234,19 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_group_is_found_in_both_hierarchies() {
-        assert_eq!(memory_group("0::/user.slice/a:b\n"), Some((Hierarchy::Unified, "/user.slice/a:b")));
-        let v1 = "12:cpu,cpuacct:/x\n9:memory:/docker/1a2b\n0::/\n";
-        assert_eq!(memory_group(v1), Some((Hierarchy::Memory, "/docker/1a2b")));
-        assert_eq!(memory_group(""), None);
+    fn serving_threads_need_a_capability_to_leave_inodes_alone() {
+        assert_eq!(io_flusher(Capabilities(1 << 24)).state, State::Ok);
+        assert!(io_flusher(Capabilities(!(1 << 24))).do_what.contains("CAP_SYS_RESOURCE"));
     }
 
     #[test]
-    fn no_limit_is_said_in_two_ways() {
-        assert_eq!(
-            [limit("max"), limit("9223372036854771712"), limit("1048576")],
-            [None, None, Some(1 << 20)]
-        );
+    fn a_small_limit_of_the_memory_group_is_warned_of() {
         assert_eq!(memory(Some(512 << 20)).state, State::Warn);
         assert_eq!(memory(None).state, State::Ok);
     }

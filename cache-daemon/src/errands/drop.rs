@@ -27,7 +27,7 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
     let mut waiting = vec![top];
     while let Some(ino) = waiting.pop() {
         match cache.catalog().object(ino) {
-            Some(object) => forget(cache, &object, dropped),
+            Some(object) => forget(cache, ino, &object, dropped),
             // A file replaced meanwhile is not listed either: ESTALE is nothing to do.
             None => {
                 let _ = cache.catalog().entries(ino, 0, &mut |entry| {
@@ -35,7 +35,7 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
                         NodeKind::Directory => waiting.push(entry.attributes.ino),
                         NodeKind::File => {
                             if let Some(object) = cache.catalog().object(entry.attributes.ino) {
-                                forget(cache, &object, dropped);
+                                forget(cache, entry.attributes.ino, &object, dropped);
                             }
                         }
                     }
@@ -46,7 +46,7 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
     }
 }
 
-fn forget(cache: &Cache, object: &Object, dropped: &mut Dropped) {
+fn forget(cache: &Cache, ino: Ino, object: &Object, dropped: &mut Dropped) {
     let extent = |chunk| ExtentKey { object: object.fingerprint, chunk };
     let stored: u64 =
         (0..object.chunks()).filter_map(|chunk| cache.store().contains(&extent(chunk))).map(u64::from).sum();
@@ -54,5 +54,6 @@ fn forget(cache: &Cache, object: &Object, dropped: &mut Dropped) {
         dropped.objects += 1;
         dropped.bytes += stored;
         cache.store().forget(&object.fingerprint, object.chunks());
+        cache.eviction().forget(ino);
     }
 }

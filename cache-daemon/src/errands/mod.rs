@@ -1,9 +1,11 @@
 //! Errands: what `cachectl` sends the daemon to do, beside serving.
 
 mod drop;
+mod push;
 mod verify;
 mod warm;
 
 pub use drop::drop_path;
+pub use push::push;
 pub use verify::verify;
 pub use warm::{files_below, follow};

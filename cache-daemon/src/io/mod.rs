@@ -9,8 +9,8 @@
 //!   `conformance` tests them all.
 //! - `buffer`: memory for direct I/O; `file`: what engines read and write, real or simulated;
 //!   `slots`: the files of one engine; `waker`: how other threads end a wait.
-//! - `claim`: takes a device or a directory for this daemon alone; `maintenance`: the rare calls,
-//!   through tokio-uring.
+//! - `claim`: takes a device or a directory for this daemon alone; `remover`: removes files, through
+//!   tokio-uring.
 //!
 //! Invariants
 //! - A buffer belongs to its operation from `submit` until its completion is taken, even if nobody
@@ -28,8 +28,8 @@ pub mod claim;
 #[cfg(test)]
 mod conformance;
 mod file;
-mod maintenance;
 mod psync;
+mod remover;
 pub mod sim;
 mod slots;
 mod uring;
@@ -38,8 +38,8 @@ mod waker;
 pub use buffer::{Buffer, BufferPool};
 pub use choose::{EngineKind, EngineOptions, EngineReport, engine};
 pub use file::{DeviceFile, open_direct};
-pub use maintenance::Maintenance;
 pub use psync::PsyncEngine;
+pub use remover::{Removed, Remover};
 pub use uring::{UringEngine, UringReport, queue_polls};
 pub use waker::Waker;
 
@@ -104,6 +104,20 @@ impl Operation {
             len.is_multiple_of(ALIGN_BYTES) && at.0.is_multiple_of(ALIGN_BYTES as u64),
             "unaligned: {self:?}"
         );
+    }
+
+    /// Does it by calls; what they gave, and the buffer. For engines that are not the kernel.
+    fn by<R>(
+        self,
+        read: impl FnOnce(&mut [u8], u64) -> R,
+        write: impl FnOnce(&[u8], u64) -> R,
+        sync: impl FnOnce() -> R,
+    ) -> (R, Option<Buffer>) {
+        match self {
+            Self::Read { mut buffer, len, at } => (read(&mut buffer[..len], at.0), Some(buffer)),
+            Self::Write { buffer, len, at } => (write(&buffer[..len], at.0), Some(buffer)),
+            Self::Sync => (sync(), None),
+        }
     }
 }
 

@@ -24,6 +24,9 @@ unsafe impl Plain for ebpf_common::Control {}
 // SAFETY: as above.
 unsafe impl Plain for ebpf_common::Clock {}
 
+// SAFETY: as above.
+unsafe impl Plain for ebpf_common::InFlight {}
+
 /// A mapped array of `T`.
 pub(super) struct Mapped<T> {
     map: MmapRaw,

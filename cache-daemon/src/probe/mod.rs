@@ -15,10 +15,13 @@
 //! - aya is used in this module only.
 
 mod attach;
+mod disks;
 mod event;
+mod gauges;
 mod mapped;
 mod memory;
 mod offsets;
+mod programs;
 mod readers;
 mod report;
 mod rights;
@@ -31,9 +34,13 @@ use fuse_frontend::source::Ino;
 
 use crate::stats::probe::ProbeFigures;
 use attach::Attached;
+pub use disks::{disks_under, queues_under};
 pub use event::Event;
 pub use readers::ReaderRow;
 pub use report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
+
+/// The kernel's page, as the probes count.
+const PAGE_BYTES: u64 = 4096;
 
 /// The probes of one mount. Dropping them detaches all.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use btf_rs::{Backend, Btf, EnumMember, Type};
-use ebpf_common::{Settings, SettingsFlags};
+use ebpf_common::{DISKS, Settings, SettingsFlags};
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -24,14 +24,49 @@ pub(super) const FILE_INODE: Field = ("file", "f_inode");
 pub(super) const FAULT_VMA: Field = ("vm_fault", "vma");
 pub(super) const FAULT_PGOFF: Field = ("vm_fault", "pgoff");
 pub(super) const VMA_FILE: Field = ("vm_area_struct", "vm_file");
+pub(super) const IOCB_FILE: Field = ("kiocb", "ki_filp");
+pub(super) const IOCB_POS: Field = ("kiocb", "ki_pos");
+pub(super) const ITER_COUNT: Field = ("iov_iter", "count");
+pub(super) const FOLIO_MAPPING: Field = ("folio", "mapping");
+const FOLIO_FLAGS: Field = ("folio", "flags");
+const FOLIO_PAGES: Field = ("folio", "_nr_pages");
+pub(super) const REQUEST_QUEUE: Field = ("request", "q");
+pub(super) const QUEUE_DISK: Field = ("request_queue", "disk");
+const REQUEST_DISK: Field = ("request", "rq_disk");
+pub(super) const REQUEST_HCTX: Field = ("request", "mq_hctx");
+pub(super) const REQUEST_TAG: Field = ("request", "tag");
+pub(super) const REQUEST_FLAGS: Field = ("request", "cmd_flags");
+pub(super) const REQUEST_LEN: Field = ("request", "__data_len");
+pub(super) const HCTX_QUEUE: Field = ("blk_mq_hw_ctx", "queue_num");
+pub(super) const DISK_MAJOR: Field = ("gendisk", "major");
+pub(super) const DISK_MINOR: Field = ("gendisk", "first_minor");
+pub(super) const FUSE_MOUNT: Field = ("fuse_req", "fm");
+pub(super) const FUSE_CONN: Field = ("fuse_mount", "fc");
+pub(super) const FUSE_DEV: Field = ("fuse_conn", "dev");
+pub(super) const FUSE_UNIQUE: Field = ("fuse_req", "in.h.unique");
+pub(super) const FUSE_OPCODE: Field = ("fuse_req", "in.h.opcode");
+pub(super) const FUSE_PID: Field = ("fuse_req", "in.h.pid");
+pub(super) const FUSE_OUT_LEN: Field = ("fuse_req", "out.h.len");
 const TASK_PID: Field = ("task_struct", "pid");
 const TASK_TGID: Field = ("task_struct", "tgid");
 const TASK_SYSCR: Field = ("task_struct", "ioac.syscr");
+
+/// Fields that the same thing was called before: each with its earlier name, tried where the first is not there.
+const EARLIER: [(Field, Field); 4] = [
+    // Until 5.16 there were only pages.
+    (FOLIO_MAPPING, ("page", "mapping")),
+    (FOLIO_FLAGS, ("page", "flags")),
+    // Until 6.12.
+    (FOLIO_PAGES, ("folio", "_folio_nr_pages")),
+    // Until 5.14.
+    (QUEUE_DISK, REQUEST_DISK),
+];
 
 /// What the probes need to know of the running kernel.
 pub(super) struct Kernel {
     fields: Vec<(Field, u32)>,
     flags: u32,
+    head_bit: Option<u32>,
 }
 
 impl Kernel {
@@ -51,12 +86,43 @@ impl Kernel {
             FAULT_VMA,
             FAULT_PGOFF,
             VMA_FILE,
+            IOCB_FILE,
+            IOCB_POS,
+            ITER_COUNT,
+            FOLIO_MAPPING,
+            FOLIO_FLAGS,
+            FOLIO_PAGES,
+            REQUEST_QUEUE,
+            QUEUE_DISK,
+            REQUEST_DISK,
+            REQUEST_HCTX,
+            REQUEST_TAG,
+            REQUEST_FLAGS,
+            REQUEST_LEN,
+            HCTX_QUEUE,
+            DISK_MAJOR,
+            DISK_MINOR,
+            FUSE_MOUNT,
+            FUSE_CONN,
+            FUSE_DEV,
+            FUSE_UNIQUE,
+            FUSE_OPCODE,
+            FUSE_PID,
+            FUSE_OUT_LEN,
             TASK_PID,
             TASK_TGID,
             TASK_SYSCR,
         ];
-        let found = |field: Field| Some((field, offset_bytes(&btf, field)?));
-        let mut kernel = Self { fields: wanted.into_iter().filter_map(found).collect(), flags: 0 };
+        let earlier = |field| EARLIER.iter().find(|(now, _)| *now == field).map(|(_, before)| *before);
+        let offset = |field| offset_bytes(&btf, field).or_else(|| offset_bytes(&btf, earlier(field)?));
+        let found = |field: Field| Some((field, offset(field)?));
+        let fields = wanted.into_iter().filter_map(found).collect();
+        let mut kernel = Self { fields, flags: 0, head_bit: enum_value(&btf, "pageflags", "PG_head") };
+        kernel.set(
+            SettingsFlags::LARGE_FOLIOS,
+            kernel.head_bit.and(kernel.offset(FOLIO_PAGES)).and(kernel.offset(FOLIO_FLAGS)).is_some(),
+        );
+        kernel.set(SettingsFlags::DISK_IN_REQUEST, kernel.offset(REQUEST_DISK).is_some());
         let task = kernel.offset(TASK_PID).and(kernel.offset(TASK_TGID));
         kernel.set(SettingsFlags::TASK, has_helper(&btf, "BPF_FUNC_get_current_task_btf") && task.is_some());
         kernel.set(SettingsFlags::SYSCR, kernel.offset(TASK_SYSCR).is_some());
@@ -97,6 +163,31 @@ impl Kernel {
             task_pid: at(TASK_PID),
             task_tgid: at(TASK_TGID),
             task_syscr: at(TASK_SYSCR),
+            iocb_file: at(IOCB_FILE),
+            iocb_pos: at(IOCB_POS),
+            iter_count: at(ITER_COUNT),
+            folio_mapping: at(FOLIO_MAPPING),
+            folio_flags: at(FOLIO_FLAGS),
+            folio_head_bit: self.head_bit.unwrap_or(0),
+            folio_pages: at(FOLIO_PAGES),
+            request_queue: at(REQUEST_QUEUE),
+            queue_disk: at(QUEUE_DISK),
+            request_disk: at(REQUEST_DISK),
+            request_hctx: at(REQUEST_HCTX),
+            request_tag: at(REQUEST_TAG),
+            request_flags: at(REQUEST_FLAGS),
+            request_len: at(REQUEST_LEN),
+            hctx_queue: at(HCTX_QUEUE),
+            disk_major: at(DISK_MAJOR),
+            disk_minor: at(DISK_MINOR),
+            fuse_mount: at(FUSE_MOUNT),
+            fuse_conn: at(FUSE_CONN),
+            fuse_dev: at(FUSE_DEV),
+            fuse_unique: at(FUSE_UNIQUE),
+            fuse_opcode: at(FUSE_OPCODE),
+            fuse_pid: at(FUSE_PID),
+            fuse_out_len: at(FUSE_OUT_LEN),
+            disks: [0; DISKS],
         }
     }
 }
@@ -144,7 +235,15 @@ fn member(btf: &Btf, within: &Type, name: &str) -> Option<(u32, Type)> {
 
 /// Whether programs may call the helper `name`.
 fn has_helper(btf: &Btf, name: &str) -> bool {
-    let types = btf.resolve_types_by_name("bpf_func_id").unwrap_or_default();
-    let is_it = |member: &EnumMember| btf.resolve_name(member).is_ok_and(|found| found == name);
-    types.iter().any(|found| matches!(found, Type::Enum(helpers) if helpers.members.iter().any(is_it)))
+    enum_value(btf, "bpf_func_id", name).is_some()
+}
+
+/// The value of the member `name` of the enum `within`.
+fn enum_value(btf: &Btf, within: &str, name: &str) -> Option<u32> {
+    let types = btf.resolve_types_by_name(within).unwrap_or_default();
+    let is_it = |member: &&EnumMember| btf.resolve_name(*member).is_ok_and(|found| found == name);
+    types.iter().find_map(|found| match found {
+        Type::Enum(members) => members.members.iter().find(is_it).map(EnumMember::val),
+        _ => None,
+    })
 }

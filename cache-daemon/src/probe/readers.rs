@@ -25,6 +25,15 @@ pub struct ReaderRow {
     pub faults: u64,
     /// Bytes read, as in [`super::Heat`].
     pub bytes: u64,
+    /// Requests to the daemon that it made, as far as the kernel tells (`fuse_request_end`, 6.10).
+    #[serde(default)]
+    pub requests: u64,
+    /// Bytes that the READs among them brought it: the rest of what it read was in the page cache.
+    #[serde(default)]
+    pub asked_bytes: u64,
+    /// Time of these requests. Of those that overlap each counts, so it may exceed the time that passed.
+    #[serde(default)]
+    pub waited_us: u64,
     /// When it last read, monotonic clock, ns, to the kernel's tick.
     pub touched_ns: u64,
 }
@@ -48,6 +57,9 @@ pub(super) fn by_process(
             touched_ticks: reader.touched_ticks,
             cgroup: reader.cgroup,
             comm: reader.comm,
+            waited_ns: reader.waited_ns,
+            asked_bytes: reader.asked_bytes,
+            requests: reader.requests,
         };
         add(&mut rows, reader.tgid, &totals, 1, ns(totals.touched_ticks));
     }
@@ -66,6 +78,9 @@ fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, thr
         reads: 0,
         faults: 0,
         bytes: 0,
+        requests: 0,
+        asked_bytes: 0,
+        waited_us: 0,
         touched_ns: 0,
     });
     row.threads += threads;
@@ -73,6 +88,9 @@ fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, thr
     row.reads += totals.reads;
     row.faults += totals.faults;
     row.bytes += totals.bytes;
+    row.requests += totals.requests;
+    row.asked_bytes += totals.asked_bytes;
+    row.waited_us += totals.waited_ns / 1000;
     if row.command.is_empty() || touched_ns >= row.touched_ns {
         let name = totals.comm.split(|byte| *byte == 0).next().unwrap_or_default();
         row.command = String::from_utf8_lossy(name).into_owned();
@@ -97,6 +115,7 @@ mod tests {
             reads: 2,
             begins: 1,
             cgroup: 5,
+            waited_ns: 3_000,
             ..Reader::default()
         }
     }
@@ -114,6 +133,7 @@ mod tests {
         assert_eq!(rows.iter().map(|row| row.tgid).collect::<Vec<_>>(), [7, 20]);
         let row = &rows[0];
         assert_eq!((row.threads, row.files, row.reads, row.bytes), (2, 2, 5, 120));
+        assert_eq!(row.waited_us, 6);
         assert_eq!((row.command.as_str(), row.cgroup, row.touched_ns), ("pt_data", 5, 9000));
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The object that `cargo xtask ebpf` builds from `ebpf/`.
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/object/probes.o"));
@@ -18,6 +20,10 @@ pub struct ProbeOptions {
     pub ring_bytes: u32,
     /// A thread's pause in a file after which it begins a new reading of it.
     pub pause: Duration,
+    /// The disks that the store is on, as [`super::disks_under`] finds them; [`ebpf_common::DISKS`] of them are watched.
+    pub disks: Vec<u64>,
+    /// Counts what is in the page cache: it costs something for each page of the host that comes or goes.
+    pub residents: bool,
     /// The best tier to try: A; B to see pages only; C for no probes.
     pub best: Tier,
     /// The compiled programs; the embedded ones unless a test brings others.
@@ -32,6 +38,8 @@ impl ProbeOptions {
             inodes,
             ring_bytes: 1 << 20,
             pause: Duration::from_secs(30),
+            disks: Vec::new(),
+            residents: true,
             best: Tier::A,
             object: OBJECT,
         }
@@ -101,12 +109,14 @@ pub struct Heat {
     pub begins: u32,
     /// What [`super::Probes::set_epoch`] had set when a reading last began.
     pub epoch: u32,
-    /// When it was last touched: monotonic clock, ns, to the kernel's tick (1 to 10 ms). 0: never.
+    /// When it was last touched: monotonic clock, ns, to 16 ticks of the kernel (16 to 160 ms). 0: never.
     pub touched_ns: u64,
+    /// Bytes of its pages that are in the page cache, whole pages. Large folios of kernels before 5.17 count as one page.
+    pub resident_bytes: u64,
 }
 
 /// A program that is not attached.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LeftOut {
     /// `name (hook)`.
     pub program: String,

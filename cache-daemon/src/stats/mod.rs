@@ -15,7 +15,13 @@ pub mod store;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
+
+/// 2^4 buckets in each power of two ...
+const GROUPING_POWER: u8 = 4;
+/// ... up to 2^36 us = 19 h. The probes count in the same ones.
+const VALUE_POWER_MAX: u8 = 36;
 
 /// A count that only grows.
 #[derive(Debug, Default)]
@@ -81,8 +87,9 @@ pub struct Latency {
 
 impl Default for Latency {
     fn default() -> Self {
-        // 2^4 buckets in each power of two, up to 2^36 us = 19 h: 4.5 KiB a histogram.
-        let buckets = histogram::AtomicHistogram::new(4, 36).expect("4 < 36 <= 64 is what it asks for");
+        // 4.5 KiB.
+        let buckets = histogram::AtomicHistogram::new(GROUPING_POWER, VALUE_POWER_MAX)
+            .expect("4 < 36 <= 64 is what it asks for");
         Self { buckets, max_us: AtomicU64::new(0) }
     }
 }
@@ -112,6 +119,38 @@ impl Latency {
 
     fn value(&self) -> Value {
         Value::Latency(self.get())
+    }
+}
+
+/// Latencies that are counted elsewhere, as they were when somebody last looked.
+#[derive(Debug, Default)]
+pub struct Summary(Mutex<LatencySummary>);
+
+impl Summary {
+    /// Replaces them.
+    pub fn set(&self, summary: LatencySummary) {
+        *self.0.lock() = summary;
+    }
+
+    /// What they were.
+    pub fn get(&self) -> LatencySummary {
+        *self.0.lock()
+    }
+
+    fn value(&self) -> Value {
+        Value::Latency(self.get())
+    }
+}
+
+impl LatencySummary {
+    /// Of counts in the buckets of a [`Latency`].
+    pub fn of_buckets(buckets: Vec<u64>, max: Duration) -> Self {
+        let counted = histogram::Histogram::from_buckets(GROUPING_POWER, VALUE_POWER_MAX, buckets);
+        let Ok(buckets) = counted else { return Self::default() };
+        let at = |share: f64| percentile(&buckets, share);
+        let count = buckets.iter().map(|bucket| bucket.count()).sum();
+        let max_us = u64::try_from(max.as_micros()).unwrap_or(u64::MAX);
+        Self { count, p50_us: at(0.5), p90_us: at(0.9), p99_us: at(0.99), max_us }
     }
 }
 
@@ -215,7 +254,7 @@ macro_rules! readable {
         fn read(&self) -> Value { self.value() }
     })* };
 }
-readable!(Counter, Gauge, Latency);
+readable!(Counter, Gauge, Latency, Summary);
 
 /// The value of `figure` now.
 pub fn readable(figure: &impl Readable) -> Value {
@@ -247,6 +286,19 @@ mod tests {
         };
         assert_eq!((latency.count, latency.max_us), (100, 100));
         assert!((50..=53).contains(&latency.p50_us), "{latency:?}");
+    }
+
+    #[test]
+    fn the_probes_count_in_the_buckets_of_a_latency() {
+        let config = histogram::Config::new(GROUPING_POWER, VALUE_POWER_MAX).expect("it is in use");
+        assert_eq!(config.total_buckets(), ebpf_common::LATENCY_BUCKETS);
+        for us in (0..36).flat_map(|power| [(1_u64 << power) - 1, 1 << power, (1 << power) * 19 / 16]) {
+            let mut buckets = vec![0; ebpf_common::LATENCY_BUCKETS];
+            buckets[ebpf_common::bucket(us)] += 1;
+            let ours = Latency::default();
+            ours.record(Duration::from_micros(us));
+            assert_eq!(LatencySummary::of_buckets(buckets, Duration::from_micros(us)), ours.get(), "{us}");
+        }
     }
 
     trait MapNames {

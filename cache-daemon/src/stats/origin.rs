@@ -6,6 +6,9 @@
 use crate::figures;
 use crate::origin::{Cause, RequestKind};
 
+/// Fewer split points say too little of how keys are spread.
+const LISTING_POINTS_MIN: u64 = 64;
+
 figures! {
     /// What the origin was asked for and answered.
     pub struct OriginFigures("origin") {
@@ -26,6 +29,8 @@ figures! {
         refused: Counter, "requests", "Requests the origin does not understand, or keys we cannot ask for.";
         failed_reads: Counter, "reads", "Reads given up after the last attempt or the deadline.";
         keys_listed: Counter, "keys", "Keys delivered by listings.";
+        listing_points: Gauge, "keys", "Split points of the last parallel listing, spread over its keys.";
+        listing_points_passed: Gauge, "keys", "Of the split points, those up to which all keys are listed.";
         keys_not_utf8: Counter, "keys", "Files of a local origin left out because their names are not UTF-8.";
         in_flight: Gauge, "requests", "Requests in flight now.";
         waiting: Gauge, "requests", "Requests waiting for the limit on requests in flight.";
@@ -41,6 +46,13 @@ impl OriginFigures {
             RequestKind::List => self.lists.increment(),
             RequestKind::Head => self.heads.increment(),
         }
+    }
+
+    /// How much of the listing under way is done, about; none while too little tells.
+    pub fn listing_share(&self) -> Option<f64> {
+        let (points, passed) = (self.listing_points.get(), self.listing_points_passed.get());
+        (points >= LISTING_POINTS_MIN && passed > points / 50)
+            .then(|| passed.min(points) as f64 / points as f64)
     }
 
     /// Counts one attempt that failed because of `cause`.

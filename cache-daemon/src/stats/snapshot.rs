@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 
 use fuse_frontend::figures::{RequestCounts, Row};
-use fuse_frontend::transport::passthrough::figures_at_start;
+use fuse_frontend::push;
+use fuse_frontend::transport::passthrough;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
@@ -18,6 +19,7 @@ use super::probe::ProbeFigures;
 use super::store::{StoreFigures, USAGE};
 use super::{Description, Figures, Value};
 use crate::control::ControlFigures;
+use crate::probe::LeftOut;
 
 /// The version of what [`Snapshot::json`] gives: raised when a key changes its meaning or goes away, not when one is added.
 pub const SNAPSHOT_VERSION: u32 = 1;
@@ -42,6 +44,9 @@ pub struct Snapshot {
     pub figures: Vec<Figure>,
     /// Shares of one figure in others.
     pub ratios: Vec<Ratio>,
+    /// Figures and ratios that rest on reads that the probes of this tier do not see, or not to the byte (docs/probes.md).
+    #[serde(default)]
+    pub estimated: Vec<String>,
     /// What is off or slower than it could be; empty when all is well.
     pub degraded: Vec<Degraded>,
 }
@@ -70,6 +75,9 @@ pub struct MountState {
     pub serve: String,
     /// Why this mode.
     pub serve_why: String,
+    /// `auto_cache`, `kernel_cache` or `direct_io`; empty from a daemon that has no choice.
+    #[serde(default)]
+    pub io_mode: String,
     /// Readahead of the mount in KiB; below 1024 a small file costs more than one READ.
     pub read_ahead_kb: Option<u32>,
 }
@@ -105,6 +113,23 @@ pub struct ProbeState {
     pub why: String,
     /// Programs that are attached.
     pub attached: Vec<String>,
+    /// Programs that were tried and are not. Where another does its work nothing is missing: the tier says.
+    #[serde(default)]
+    pub left_out: Vec<LeftOut>,
+    /// What programs cost, while the kernel measures it (sysctl `kernel.bpf_stats_enabled`).
+    #[serde(default)]
+    pub costs: Vec<ProgramCost>,
+}
+
+/// What the runs of a program cost so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramCost {
+    /// The program.
+    pub program: String,
+    /// How often it ran while that was measured, for other mounts and file systems too.
+    pub runs: u64,
+    /// Time of one run on average.
+    pub ns_per_run: u64,
 }
 
 /// One figure with its description, so that a `cachectl` of any release can show it.
@@ -157,9 +182,18 @@ pub struct Degraded {
 impl Snapshot {
     /// A snapshot without figures yet.
     pub fn new(daemon: DaemonState, mount: MountState, store: StoreState, probes: ProbeState) -> Self {
-        let (figures, ratios, degraded) = (Vec::new(), Vec::new(), Vec::new());
-        let planner = PlannerState::default();
-        Self { version: SNAPSHOT_VERSION, daemon, mount, store, probes, planner, figures, ratios, degraded }
+        Self {
+            version: SNAPSHOT_VERSION,
+            daemon,
+            mount,
+            store,
+            probes,
+            planner: PlannerState::default(),
+            figures: Vec::new(),
+            ratios: Vec::new(),
+            estimated: Vec::new(),
+            degraded: Vec::new(),
+        }
     }
 
     /// Adds a component's figures.
@@ -179,6 +213,15 @@ impl Snapshot {
     /// Adds the share of `part` in `whole`.
     pub fn add_ratio(&mut self, name: &str, meaning: &str, part: u64, whole: u64) {
         self.ratios.push(Ratio { name: name.into(), meaning: meaning.into(), part, whole });
+    }
+
+    /// Marks figures and ratios as estimated.
+    pub fn estimate(&mut self, names: &[&str]) {
+        for &name in names {
+            let is_known = self.value(name).is_some() || self.ratios.iter().any(|ratio| ratio.name == name);
+            debug_assert!(is_known, "nothing is called {name}");
+            self.estimated.push(name.to_owned());
+        }
     }
 
     /// Adds something that is off.
@@ -211,6 +254,7 @@ impl Snapshot {
             "planner": self.planner,
             "figures": figures,
             "ratios": ratios,
+            "estimated": self.estimated,
             "degraded": self.degraded,
         })
     }
@@ -218,7 +262,9 @@ impl Snapshot {
 
 /// Every figure that a daemon has. docs/stats.md is this, as a table.
 pub fn catalogue() -> Vec<Description> {
-    let fuse = [RequestCounts::default().snapshot(), figures_at_start()].concat();
+    let fuse =
+        [RequestCounts::default().snapshot(), passthrough::figures_at_start(), push::figures_at_start()]
+            .concat();
     let fuse: Vec<Description> = fuse.iter().map(described).collect();
     [
         &fuse,
@@ -258,12 +304,19 @@ mod tests {
             mountpoint: "/m".into(),
             serve: "noopen".into(),
             serve_why: "small files".into(),
+            io_mode: "auto_cache".into(),
             read_ahead_kb: Some(128),
         };
         let places = vec![PlaceState { path: "/c".into(), state: "ok".into() }];
         let store =
             StoreState { engine: "io_uring".into(), engine_why: "it works".into(), size_bytes: 5, places };
-        let probes = ProbeState { tier: "C".into(), why: "no CAP_BPF".into(), attached: vec![] };
+        let probes = ProbeState {
+            tier: "C".into(),
+            why: "no CAP_BPF".into(),
+            attached: vec![],
+            left_out: vec![LeftOut { program: "pages_got".into(), why: "old".into() }],
+            costs: vec![ProgramCost { program: "page_added".into(), runs: 9, ns_per_run: 70 }],
+        };
         let mut snapshot = Snapshot::new(daemon, mount, store, probes);
         let control = ControlFigures::default();
         control.requests.add(3);
@@ -274,6 +327,7 @@ mod tests {
         snapshot.add_row(description, Value::Latency(latency.get()));
         snapshot.add_ratio("hit_ratio", "Reads without the origin.", 1, 4);
         snapshot.add_ratio("hit_ratio_page_cache", "Unknown yet.", 0, 0);
+        snapshot.estimate(&["hit_ratio_page_cache"]);
         snapshot.degrade("readahead", "not root", "1.35 READs a file", "run as root");
         snapshot
     }
@@ -283,16 +337,20 @@ mod tests {
         let expected = json!({
             "version": 1,
             "daemon": {"pid": 7, "release": "0.1.0", "uptime_s": 60, "origin": "s3://b/p", "cache_dir": "/c"},
-            "mount": {"mountpoint": "/m", "serve": "noopen", "serve_why": "small files", "read_ahead_kb": 128},
+            "mount": {"mountpoint": "/m", "serve": "noopen", "serve_why": "small files",
+                      "io_mode": "auto_cache", "read_ahead_kb": 128},
             "store": {"engine": "io_uring", "engine_why": "it works", "size_bytes": 5,
                       "places": [{"path": "/c", "state": "ok"}]},
-            "probes": {"tier": "C", "why": "no CAP_BPF", "attached": []},
+            "probes": {"tier": "C", "why": "no CAP_BPF", "attached": [],
+                       "left_out": [{"program": "pages_got", "why": "old"}],
+                       "costs": [{"program": "page_added", "runs": 9, "ns_per_run": 70}]},
             "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0, "epochs": []},
             "figures": {
                 "control_requests": 3, "control_refused": 0, "control_clients": 0,
                 "fuse_read_latency": {"count": 1, "p50_us": 10, "p90_us": 10, "p99_us": 10, "max_us": 10},
             },
             "ratios": {"hit_ratio": 0.25, "hit_ratio_page_cache": null},
+            "estimated": ["hit_ratio_page_cache"],
             "degraded": [{"what": "readahead", "why": "not root", "effect": "1.35 READs a file", "do": "run as root"}],
         });
         assert_eq!(sample().json(), expected);

@@ -9,7 +9,7 @@ use super::layout::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN}
 use super::medium::Place;
 use super::writer::WriterLimits;
 use super::{PAGE_BYTES, StoreError};
-use crate::io::EngineKind;
+use crate::io::{EngineKind, EngineOptions};
 
 /// Tells the time: a parameter, so that deadlines can be tested.
 pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
@@ -92,6 +92,11 @@ impl StoreConfig {
             checkpoint_interval: Some(Duration::from_secs(30)),
             clock: Arc::new(Instant::now),
         }
+    }
+
+    /// How an engine of `depth` is set up: with polling for completions only if it takes nothing but reads.
+    pub(super) fn engine_options(&self, depth: usize, only_reads: bool) -> EngineOptions {
+        EngineOptions { depth, sqpoll: self.sqpoll, iopoll: self.iopoll && only_reads }
     }
 
     pub(super) fn check(&self) -> Result<(), StoreError> {

@@ -65,6 +65,14 @@ pub enum StoreError {
         /// What is there.
         found: String,
     },
+    /// It was lost, and is not what it was before.
+    #[error("{place}: {found}")]
+    Changed {
+        /// Which place.
+        place: String,
+        /// What is there now.
+        found: &'static str,
+    },
     /// The configuration cannot be.
     #[error("{0}")]
     Config(String),

@@ -72,6 +72,13 @@ impl Health {
         }
     }
 
+    /// A volume that could not even be opened.
+    pub fn out(budget: ErrorBudget, now: Instant) -> Self {
+        let mut health = Self::new(budget, now);
+        health.go_out(now);
+        health
+    }
+
     /// The state now.
     pub fn state(&self) -> State {
         self.state

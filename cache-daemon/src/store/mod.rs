@@ -28,14 +28,18 @@ pub mod files;
 mod gate_model;
 pub mod health;
 pub mod in_flight;
+mod inbox;
 pub mod layout;
+mod lost;
 pub mod medium;
 mod open;
 mod plan;
+mod promote;
 pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod residents;
+mod roster;
 pub mod scrub;
 pub mod segments;
 mod settle;
@@ -50,11 +54,11 @@ pub mod writer;
 mod tests;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -66,6 +70,7 @@ pub use self::error::StoreError;
 pub use self::files::CompleteFile;
 use self::files::Files;
 pub use self::layout::{DATA_BYTES_MAX, PAGE_BYTES};
+pub use self::lost::LostPlace;
 use self::medium::Medium;
 pub use self::medium::Place;
 pub use self::open::{OpenReport, VolumeReport};
@@ -73,6 +78,7 @@ use self::reader::Purpose;
 pub use self::reader::{Miss, ReadDone};
 pub use self::record::StoreUuid;
 use self::residents::Residents;
+use self::roster::Roster;
 pub use self::scrub::Scrubbed;
 pub use self::usage::{Usage, VolumeUsage};
 use self::volume::Volume;
@@ -86,24 +92,32 @@ use crate::stats::store::StoreFigures;
 /// How long a sync is waited for: the writes before it and the sync itself can each take their deadline.
 const SYNC_WAIT: Duration = Duration::from_secs(40);
 
+/// Whether a store that keeps its checkpoints in `state_dir` was opened and closed before.
+pub fn was_opened(state_dir: &Path) -> bool {
+    checkpoint::exists(state_dir)
+}
+
 /// [`writer::Request::Sync`] or [`writer::Request::Close`].
 type MakeSync = fn(writer::SyncDone) -> writer::Request;
 
 /// A block store. Dropping it closes it.
 pub struct Store {
     shared: Arc<Shared>,
-    keeper: Mutex<Option<Keeper>>,
+    /// They write checkpoints, try places that are lost, and promote.
+    helpers: Mutex<Vec<Helper>>,
 }
 
-/// The thread that writes checkpoints.
-struct Keeper {
+/// A thread that does what nobody waits for, until it is told to stop.
+struct Helper {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
 struct Shared {
     uuid: StoreUuid,
-    volumes: Vec<Handle>,
+    volumes: Roster<Handle>,
+    /// Places that could not be opened.
+    lost: Mutex<Vec<LostPlace>>,
     residents: Arc<Residents>,
     files: Files,
     figures: Arc<StoreFigures>,
@@ -135,10 +149,18 @@ impl Store {
     /// Those that a user has to do something about. Damage is not one: what is damaged is forgotten.
     pub fn open(config: StoreConfig, figures: Arc<StoreFigures>) -> Result<(Self, OpenReport), StoreError> {
         let interval = config.checkpoint_interval;
-        let (shared, report) = open::open(config, figures)?;
+        let (shared, seeker, report) = open::open(config, figures)?;
         let shared = Arc::new(shared);
-        let keeper = interval.map(|interval| Keeper::start(shared.clone(), interval));
-        Ok((Self { shared, keeper: Mutex::new(keeper) }, report))
+        let mut helpers = Vec::new();
+        if let Some(interval) = interval {
+            let shared = shared.clone();
+            helpers.push(Helper::start("store-keeper", move |stopped| keep(&shared, interval, stopped)));
+        }
+        if let Some(seeker) = seeker {
+            let shared = shared.clone();
+            helpers.push(Helper::start("store-seeker", move |stopped| seeker.run(&shared, stopped)));
+        }
+        Ok((Self { shared, helpers: Mutex::new(helpers) }, report))
     }
 
     /// The length of the extent's data, if the store has it.
@@ -209,11 +231,7 @@ impl Store {
 
     /// Makes everything durable, writes a checkpoint and ends the threads. Later reads and appends are refused.
     pub fn close(&self) {
-        if let Some(keeper) = self.keeper.lock().take() {
-            // The thread may have ended with a panic; there is nobody to tell then.
-            let _ = keeper.stop.send(());
-            let _ = keeper.thread.join();
-        }
+        std::mem::take(&mut *self.helpers.lock()).into_iter().for_each(Helper::stop);
         self.shared.close();
     }
 }
@@ -224,21 +242,36 @@ impl Drop for Store {
     }
 }
 
-impl Keeper {
-    fn start(shared: Arc<Shared>, interval: Duration) -> Self {
-        let (stop, stopped) = bounded(1);
-        let run = move || {
-            let mut seen = 0;
-            while stopped.recv_timeout(interval).is_err_and(|error| error.is_timeout()) {
-                let figures = &shared.figures;
-                let changes = figures.appended_extents.get() + figures.forgotten_extents.get();
-                if changes != seen && shared.sync().is_ok() {
-                    seen = changes;
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("store-keeper".to_owned()).spawn(run);
+impl Helper {
+    fn start(name: &str, run: impl FnOnce(&Receiver<()>) + Send + 'static) -> Self {
+        let (stop, stopped) = bounded(0);
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&stopped));
         Self { stop, thread: thread.expect("the reader threads could be started just before") }
+    }
+
+    /// Tells it to stop and waits; if a device holds it up for too long it is left behind.
+    fn stop(self) {
+        let Self { stop, thread } = self;
+        drop(stop);
+        let until = Instant::now() + SYNC_WAIT;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() && thread.join().is_err() {
+            tracing::error!("a thread of the store panicked");
+        }
+    }
+}
+
+/// Makes changes durable every `interval`, and writes a checkpoint.
+fn keep(shared: &Shared, interval: Duration, stopped: &Receiver<()>) {
+    let mut seen = 0;
+    while stopped.recv_timeout(interval).is_err_and(|error| error.is_timeout()) {
+        let figures = &shared.figures;
+        let changes = figures.appended_extents.get() + figures.forgotten_extents.get();
+        if changes != seen && shared.sync().is_ok() {
+            seen = changes;
+        }
     }
 }
 
@@ -251,19 +284,19 @@ impl Shared {
             reader::count_miss(&self.figures, purpose, miss);
             done.give(Err(miss));
         };
-        let Some((addr, pin)) = self.residents.pin(&key) else {
+        let Some(addr) = self.residents.get(&key) else {
             return match self.closed.load(Relaxed) {
                 true => miss(done, Miss::Failed),
                 false => self.files.read(key, range, done, purpose),
             };
         };
-        if range.is_empty() || range.end > addr.len {
-            return miss(done, Miss::Absent);
-        }
-        let handle = self.handle(addr.segment.volume());
-        if self.closed.load(Relaxed) || !handle.volume.is_in() {
+        // One that was lost is not here before all of it is known.
+        let handle = self.handle(addr.segment.volume()).filter(|handle| handle.volume.is_in());
+        let Some(handle) = handle.filter(|_| !self.closed.load(Relaxed)) else {
             return miss(done, Miss::Failed);
-        }
+        };
+        let pin = self.residents.pin(&addr).filter(|_| !range.is_empty() && range.end <= addr.len);
+        let Some(pin) = pin else { return miss(done, Miss::Absent) };
         let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done, purpose };
         if let Err(refused) = handle.ask(request) {
             let (request, why) = match refused {
@@ -319,10 +352,9 @@ impl Shared {
         }
     }
 
-    /// The volume with that number. Only numbers of volumes here are in the index.
-    fn handle(&self, number: u8) -> &Handle {
-        let handle = self.volumes.iter().find(|handle| handle.volume.number == number);
-        handle.expect("the index holds extents of these volumes only")
+    /// The volume with that number.
+    fn handle(&self, number: u8) -> Option<&Handle> {
+        self.volumes.iter().find(|handle| handle.volume.number == number)
     }
 
     fn wake_writers(&self) {
@@ -379,7 +411,7 @@ impl Shared {
         self.files.close_fillers(SYNC_WAIT);
         let (covered, _) = self.sync_volumes(writer::Request::Close);
         self.checkpoint(covered, &mut checkpoints);
-        for handle in &self.volumes {
+        for handle in self.volumes.iter() {
             handle.volume.close();
             handle.readers.iter().for_each(|(_, waker)| waker.wake());
         }
@@ -388,6 +420,14 @@ impl Shared {
                 tracing::error!("a thread of the store panicked");
             }
         }
+        self.files.close_readers();
+    }
+
+    /// Ends the threads of a store that is not opened to the end.
+    fn abandon(&self) {
+        self.closed.store(true, Relaxed);
+        self.volumes.iter().for_each(|handle| handle.volume.close());
+        self.files.close_fillers(Duration::from_secs(1));
         self.files.close_readers();
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! In this order: lock every place and read its superblock; divide the limit; reserve the space; make
 //! the superblocks durable, with fresh generations; read the checkpoint and the headers; give up what a
-//! lowered limit does not allow any more; start the threads.
+//! lowered limit does not allow any more; start the threads. A place that was lost goes through the same
+//! pieces later (`lost.rs`).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -16,9 +17,11 @@ use super::config::StoreConfig;
 use super::error::StoreError;
 use super::files::{Files, Opened};
 use super::layout::PAGE_BYTES;
+use super::lost::{LostPlace, Seeker};
 use super::plan::{Plan, Planned, plan};
 use super::recovery::{Scan, Walked};
 use super::residents::Residents;
+use super::roster::Roster;
 use super::segments::Segments;
 use super::settle::settle;
 use super::threads::{disk, start};
@@ -70,7 +73,7 @@ pub struct VolumeReport {
 pub(super) fn open(
     config: StoreConfig,
     figures: Arc<StoreFigures>,
-) -> Result<(Shared, OpenReport), StoreError> {
+) -> Result<(Shared, Option<Seeker>, OpenReport), StoreError> {
     let Plan { store, volumes: planned, lost } = plan(&config)?;
     if let Err(error) = planned.iter().try_for_each(Planned::prepare) {
         planned.iter().for_each(Planned::abandon);
@@ -79,52 +82,75 @@ pub(super) fn open(
     let started = (config.clock)();
     let checkpoint = checkpoint::load(&config.state_dir, store);
     let expected = checkpoint.as_ref().map_or(0, Checkpoint::len);
-    let (residents, volumes) = volumes(&config, &planned, expected, &figures, started);
+    let (residents, volumes) = volumes(&config, &planned, expected, &figures);
     let scans = scan_all(&config, &planned, &volumes, checkpoint.as_ref())?;
     let recovery = (config.clock)().saturating_duration_since(started);
     let extents = residents.index().len() as u64;
     figures.recovered_extents.add(extents);
     figures.recovery_latency.record(recovery);
 
-    let mut handles = Vec::new();
-    let mut reports = Vec::new();
-    let mut opened = Vec::new();
-    for ((mut planned, volume), walked) in planned.into_iter().zip(volumes).zip(scans) {
-        let mut inspection = std::mem::take(&mut planned.files);
-        let live_bytes = volume.segments.live_bytes_total();
-        let lent = inspection.fit(planned.allowed, volume.layout.segment_bytes, live_bytes);
-        let allowed = planned.allowed - lent;
-        let settled = settle(&planned.medium, &planned.superblock, &volume, allowed, &walked)?;
-        let lent = settled.withheld.iter().copied().take(lent as usize).collect();
-        opened.push(Opened { inspection, lent });
-        let (handle, report) = start(&config, planned, volume, settled)?;
-        handles.push(handle);
-        reports.push(report);
-    }
-    let report = OpenReport {
+    let given_bytes: u64 = planned.iter().map(Planned::limit_bytes).sum();
+    let lost_places: Vec<_> = lost.iter().map(|(place, why)| LostPlace::new(place, why)).collect();
+    figures.lost_places.set(lost.len() as u64);
+    let mut report = OpenReport {
         store: store.to_string(),
-        volumes: reports,
-        lost: lost.iter().map(StoreError::to_string).collect(),
+        volumes: Vec::new(),
+        lost: lost_places.iter().map(|lost| lost.why.clone()).collect(),
         extents,
         from_checkpoint: checkpoint.is_some(),
         recovery,
     };
-    let files = Files::start(&config, &handles, opened, &figures)?;
     let shared = Shared {
-        files,
+        files: Files::start(&config, &figures)
+            .map_err(|error| StoreError::io(&config.places[0], "start threads for", error))?,
         uuid: store,
-        volumes: handles,
+        volumes: Roster::new(config.places.len()),
+        lost: Mutex::new(lost_places),
         residents,
         figures,
         limit_bytes: config.limit_bytes,
         checkpoint_bytes: config.checkpoint_bytes(),
         queue_bytes: config.queue_bytes,
-        clock: config.clock,
-        state_dir: config.state_dir,
+        clock: config.clock.clone(),
+        state_dir: config.state_dir.clone(),
         checkpoints: Mutex::new(checkpoint.map_or(0, |checkpoint| checkpoint.epoch)),
         closed: AtomicBool::new(false),
     };
-    Ok((shared, report))
+    for ((planned, volume), walked) in planned.into_iter().zip(volumes).zip(scans) {
+        let joined = join(&shared, &config, planned, volume, &walked);
+        report.volumes.push(joined.inspect_err(|_| shared.abandon())?);
+    }
+    let room_bytes = config.volumes_bytes().saturating_sub(given_bytes);
+    let lost = lost.into_iter().map(|(place, _)| place);
+    let seeker = (lost.len() > 0).then(|| Seeker::new(config, lost, room_bytes));
+    Ok((shared, seeker, report))
+}
+
+/// Makes a volume whose content is known part of the store: gives up what it may not keep, and starts its threads.
+pub(super) fn join(
+    shared: &Shared,
+    config: &StoreConfig,
+    mut planned: Planned,
+    volume: Arc<Volume>,
+    walked: &[Walked],
+) -> Result<VolumeReport, StoreError> {
+    let mut inspection = std::mem::take(&mut planned.files);
+    let live_bytes = volume.segments.live_bytes_total();
+    let lent = inspection.fit(planned.allowed, volume.layout.segment_bytes, live_bytes);
+    let settled = settle(&planned.medium, &planned.superblock, &volume, planned.allowed - lent, walked)?;
+    let lent = settled.withheld.iter().copied().take(lent as usize).collect();
+    // The store may be closed meanwhile: that takes this lock after it has said so.
+    let _not_closing = shared.checkpoints.lock();
+    if shared.closed.load(Relaxed) {
+        return Err(StoreError::io(planned.medium.place(), "use", std::io::ErrorKind::Interrupted.into()));
+    }
+    let place = planned.medium.place().clone();
+    let (handle, report) = start(config, planned, volume, settled)?;
+    // First: what is in files is found in the files only.
+    let added = shared.files.add(config, &handle, Opened { inspection, lent });
+    added.map_err(|error| StoreError::io(&place, "start threads for", error))?;
+    shared.volumes.add(handle);
+    Ok(report)
 }
 
 /// The volumes, of which nothing is known yet, and the index that they share.
@@ -133,29 +159,39 @@ fn volumes(
     planned: &[Planned],
     expected_extents: usize,
     figures: &Arc<StoreFigures>,
-    now: Instant,
 ) -> (Arc<Residents>, Vec<Arc<Volume>>) {
     let segments: Vec<_> =
         planned.iter().map(|planned| Segments::new(planned.superblock.layout.segments)).collect();
     let numbers = planned.iter().map(|planned| planned.superblock.volume);
     let residents = Residents::new(numbers.zip(segments.iter().cloned()), expected_extents);
-    let volumes = planned.iter().zip(segments).map(|(planned, segments)| {
-        let superblock = &planned.superblock;
-        Volume::new(
-            (superblock.volume, superblock.store, superblock.layout),
-            planned.medium.place().to_string(),
-            segments,
-            residents.clone(),
-            figures.clone(),
-            (config.budget, now),
-        )
-    });
+    let volumes = planned.iter().zip(segments);
+    let volumes =
+        volumes.map(|(planned, segments)| new_volume(config, planned, segments, &residents, figures));
     let volumes = volumes.collect();
     (residents, volumes)
 }
 
+/// The volume that is `planned`, of which nothing is known yet.
+pub(super) fn new_volume(
+    config: &StoreConfig,
+    planned: &Planned,
+    segments: Arc<Segments>,
+    residents: &Arc<Residents>,
+    figures: &Arc<StoreFigures>,
+) -> Arc<Volume> {
+    let superblock = &planned.superblock;
+    Volume::new(
+        (superblock.volume, superblock.store, superblock.layout),
+        planned.medium.place().to_string(),
+        segments,
+        residents.clone(),
+        figures.clone(),
+        (config.budget, (config.clock)()),
+    )
+}
+
 /// Reads the headers of all volumes, each on a thread; what the walks of each found.
-fn scan_all(
+pub(super) fn scan_all(
     config: &StoreConfig,
     planned: &[Planned],
     volumes: &[Arc<Volume>],

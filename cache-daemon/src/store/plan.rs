@@ -9,7 +9,7 @@ use super::config::StoreConfig;
 use super::error::StoreError;
 use super::files::{Inspection, inspect};
 use super::layout::{LEAD_BYTES, Layout};
-use super::medium::{Medium, Place};
+use super::medium::{FILE_NAME, Medium, Place};
 use super::record::{FORMAT_VERSION, StoreUuid};
 use super::share::{Room, share};
 use super::superblock::{Found, GENERATIONS_AHEAD, Superblock};
@@ -23,8 +23,10 @@ pub(super) struct Plan {
     /// Its volumes.
     pub(super) volumes: Vec<Planned>,
     /// Places that could not be opened, and why: the others go on without.
-    pub(super) lost: Vec<StoreError>,
+    pub(super) lost: Lost,
 }
+
+type Lost = Vec<(Place, StoreError)>;
 
 /// A volume to be.
 pub(super) struct Planned {
@@ -51,7 +53,7 @@ pub(super) fn plan(config: &StoreConfig) -> Result<Plan, StoreError> {
     config.check()?;
     let (candidates, lost) = find(config)?;
     let store = agreed_uuid(&candidates)?;
-    let shares = divide(config, &candidates)?;
+    let shares = divide(config, &candidates, !lost.is_empty())?;
     let mut numbers = (1..=u8::MAX)
         .filter(|number| candidates.iter().all(|candidate| candidate.number() != Some(*number)))
         .collect::<Vec<u8>>()
@@ -72,23 +74,25 @@ pub(super) fn plan(config: &StoreConfig) -> Result<Plan, StoreError> {
 }
 
 /// Opens every place. One that fails is left out, if it is not the first start and others are there.
-fn find(config: &StoreConfig) -> Result<(Vec<Candidate>, Vec<StoreError>), StoreError> {
+fn find(config: &StoreConfig) -> Result<(Vec<Candidate>, Lost), StoreError> {
     let (mut candidates, mut lost) = (Vec::new(), Vec::new());
     // Later a missing directory is a file system that is not mounted: making it would fill the one below.
     let create = config.format || !checkpoint::exists(&config.state_dir);
     for place in &config.places {
         match Candidate::open(place, config.format, create) {
             Ok(candidate) => candidates.push(candidate),
-            Err(error) if is_loss(&error) => lost.push(error),
+            Err(error) if is_loss(&error) => lost.push((place.clone(), error)),
             Err(error) => return Err(error),
         }
     }
     let is_new = candidates.iter().all(|candidate| candidate.found.is_none());
     match lost.pop() {
-        Some(error) if is_new => Err(error),
+        Some((_, error)) if is_new => Err(error),
         last => {
             lost.extend(last);
-            lost.iter().for_each(|error| tracing::error!(%error, "the store goes on without this place"));
+            lost.iter().for_each(|(_, error)| {
+                tracing::error!(%error, "the store goes on without this place, and tries it again");
+            });
             Ok((candidates, lost))
         }
     }
@@ -104,6 +108,28 @@ fn reopened(found: &Superblock, allowed: u32) -> Superblock {
     let layout = Layout { segments: found.layout.segments.max(allowed), ..found.layout };
     let fresh = found.generation_ceiling.saturating_add(GENERATIONS_AHEAD);
     Superblock { layout, ..found.raised(fresh).unwrap_or(*found) }
+}
+
+/// The volume of `store` at `place`, which was lost, with as much of it as `room_bytes` of the limit allow.
+///
+/// # Errors
+/// If it still cannot be opened, or is not what it was: what is new is made at a start only.
+pub(super) fn returned(place: &Place, store: StoreUuid, room_bytes: u64) -> Result<Planned, StoreError> {
+    if let Place::Directory(path) = place
+        && !path.join(FILE_NAME).exists()
+    {
+        return Err(ClaimError::Missing(path.clone()).into());
+    }
+    let Candidate { medium, found, files } = Candidate::open(place, false, false)?;
+    let changed = |found| StoreError::Changed { place: place.to_string(), found };
+    let Some(found) = found.filter(|found| found.store == store) else {
+        return Err(changed("nothing of this store is there: a restart would begin anew"));
+    };
+    let allowed = Layout::segments_in(room_bytes, found.layout.segment_bytes).min(found.layout.segments);
+    if allowed < 2 {
+        return Err(changed("the limit leaves no room for it: a restart would divide it anew"));
+    }
+    Ok(Planned { medium, found: Some(found), superblock: reopened(&found, allowed), allowed, files })
 }
 
 impl Candidate {
@@ -176,8 +202,9 @@ fn agreed_uuid(candidates: &[Candidate]) -> Result<StoreUuid, StoreError> {
     Ok(agreed.unwrap_or_else(|| StoreUuid(rand::random())))
 }
 
-/// How many segments the limit allows each candidate.
-fn divide(config: &StoreConfig, candidates: &[Candidate]) -> Result<Vec<u32>, StoreError> {
+/// How many segments the limit allows each candidate. What others have lost is not theirs: while a place `is_lost`
+/// volumes do not grow.
+fn divide(config: &StoreConfig, candidates: &[Candidate], is_lost: bool) -> Result<Vec<u32>, StoreError> {
     let of = |candidate: &Candidate| {
         candidate.found.map_or(config.segment_bytes, |found| found.layout.segment_bytes)
     };
@@ -190,12 +217,16 @@ fn divide(config: &StoreConfig, candidates: &[Candidate]) -> Result<Vec<u32>, St
         return Err(StoreError::TooSmall { limit: config.limit_bytes, needed });
     }
     let rooms = candidates.iter().map(|candidate| candidate.room(segment_bytes));
-    let rooms: Vec<Room> = rooms.collect::<Result<_, _>>()?;
+    let mut rooms: Vec<Room> = rooms.collect::<Result<_, _>>()?;
+    if is_lost {
+        let there = rooms.iter_mut().zip(candidates).filter(|(_, candidate)| candidate.found.is_some());
+        there.for_each(|(room, _)| room.max = room.max.min(room.now));
+    }
     let shares = share(total, &rooms);
     let shared: u64 = shares.iter().map(|share| u64::from(*share)).sum();
     // A device is used as far as it goes; a file system has to have what was asked for.
     let is_files = candidates.iter().any(|candidate| !candidate.medium.is_device());
-    if shared < total && (is_files || shared < 2) {
+    if shared < total && (is_files && !is_lost || shared < 2) {
         return Err(no_space(candidates, total, &rooms, segment_bytes));
     }
     Ok(shares)
@@ -225,6 +256,11 @@ impl Planned {
         }
         let written = self.superblock.write(self.medium.file());
         written.map_err(|error| StoreError::io(self.medium.place(), "write the superblock", error))
+    }
+
+    /// Bytes of the limit that it is given.
+    pub(super) fn limit_bytes(&self) -> u64 {
+        LEAD_BYTES + u64::from(self.allowed) * u64::from(self.superblock.layout.segment_bytes)
     }
 
     /// Leaves nothing behind of a volume that is new and will not be.

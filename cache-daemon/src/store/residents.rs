@@ -4,7 +4,7 @@
 //! after it left, by the one caller that took it out, so a segment with a count of zero has nothing in
 //! the index.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::layout::extent_bytes;
 use super::segments::{Pin, Segments};
@@ -14,18 +14,24 @@ use crate::object::ExtentKey;
 /// Extents of all volumes.
 pub struct Residents {
     index: Index,
-    /// By volume number.
-    volumes: Vec<Option<Arc<Segments>>>,
+    /// By volume number. One that was lost may come while others are in use.
+    volumes: Box<[OnceLock<Arc<Segments>>]>,
 }
 
 impl Residents {
     /// No extents on `volumes`, with room in the index for `extents`.
     pub fn new(volumes: impl IntoIterator<Item = (u8, Arc<Segments>)>, extents: usize) -> Arc<Self> {
-        let mut by_number = vec![None; 256];
+        let by_number: Box<[OnceLock<_>]> = (0..=u8::MAX).map(|_| OnceLock::new()).collect();
         for (number, segments) in volumes {
-            by_number[usize::from(number)] = Some(segments);
+            by_number[usize::from(number)].set(segments).expect("volumes have numbers of their own");
         }
         Arc::new(Self { index: Index::with_capacity(extents), volumes: by_number })
+    }
+
+    /// The segments of volume `number`, which is known from now on; none if it is known with other than `count`.
+    pub fn volume(&self, number: u8, count: u32) -> Option<Arc<Segments>> {
+        let segments = self.volumes[usize::from(number)].get_or_init(|| Segments::new(count));
+        (segments.count() == count).then(|| segments.clone())
     }
 
     /// The index, to look at.
@@ -38,11 +44,9 @@ impl Residents {
         self.index.get(key)
     }
 
-    /// Where the extent is, and a pin on its segment.
-    pub fn pin(&self, key: &ExtentKey) -> Option<(ExtentAddr, Pin)> {
-        let addr = self.index.get(key)?;
-        let pin = self.segments(&addr).pin(addr.segment.number(), addr.generation.0)?;
-        Some((addr, pin))
+    /// A pin on the segment that `addr` is in, if it is still in that incarnation.
+    pub fn pin(&self, addr: &ExtentAddr) -> Option<Pin> {
+        self.segments(addr).pin(addr.segment.number(), addr.generation.0)
     }
 
     /// The extent is at `addr` now, and nowhere else.
@@ -109,7 +113,7 @@ impl Residents {
 
     fn segments(&self, addr: &ExtentAddr) -> &Arc<Segments> {
         self.volumes[usize::from(addr.segment.volume())]
-            .as_ref()
+            .get()
             .expect("only extents of known volumes are inserted")
     }
 }

@@ -17,18 +17,18 @@ use super::superblock::Superblock;
 use super::volume::Volume;
 use super::writer::{self, Writer};
 use super::{Handle, VolumeReport};
-use crate::io::{BufferPool, Engine, EngineOptions, EngineReport, FileSlot, Waker, engine};
+use crate::io::{BufferPool, Engine, EngineReport, FileSlot, Waker, engine};
 
-/// An engine with the volume's file, and buffers for it. `polls`: only reads are submitted, so that it may poll.
+/// An engine with the volume's file, and buffers for it.
 pub(super) fn disk(
     config: &StoreConfig,
     medium: &Medium,
     depth: usize,
     pool: &BufferPool,
-    polls: bool,
+    only_reads: bool,
 ) -> Result<(Box<dyn Engine>, FileSlot, EngineReport), StoreError> {
     let fail = |error| StoreError::io(medium.place(), "start an I/O engine for", error);
-    let options = EngineOptions { depth, sqpoll: config.sqpoll, iopoll: config.iopoll && polls };
+    let options = config.engine_options(depth, only_reads);
     let (mut engine, report) = engine(config.engine, pool, &options).map_err(fail)?;
     let slot = engine.register(medium.file().clone()).map_err(fail)?;
     Ok((engine, slot, report))

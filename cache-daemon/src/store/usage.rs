@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 
 use super::health::State;
-use super::{Shared, Store, checkpoint};
+use super::{LostPlace, Shared, Store, checkpoint};
 
 /// What a store holds and takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub struct Usage {
     pub index_bytes: u64,
     /// The volumes.
     pub volumes: Vec<VolumeUsage>,
+    /// Places that could not be opened; they are tried again.
+    pub lost: Vec<LostPlace>,
 }
 
 /// What a volume holds and takes.
@@ -93,5 +95,6 @@ pub(super) fn measure(shared: &Shared) -> Usage {
         extents: total(|volume| volume.extents),
         index_bytes: shared.residents.index().memory_bytes() as u64,
         volumes,
+        lost: shared.lost.lock().clone(),
     }
 }

@@ -50,4 +50,15 @@ pub struct Losses {
     pub padding: u64,
 }
 
-const _: () = assert!(size_of::<Event>() == 48 && size_of::<Losses>() == 32);
+/// Pages of the mount's files that came into the page cache and went out of it, per CPU. Their difference over all CPUs is
+/// the sum of [`crate::Heat::resident_pages`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Residents {
+    /// Pages that came.
+    pub added: u64,
+    /// Pages that went, of those.
+    pub removed: u64,
+}
+
+const _: () = assert!(size_of::<Event>() == 48 && size_of::<Losses>() == 32 && size_of::<Residents>() == 16);

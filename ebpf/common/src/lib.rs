@@ -11,22 +11,27 @@
 //! | [`Heat`] | array by inode number, mapped | probes | the daemon, without a system call |
 //! | [`Reader`] | array by thread, mapped | probes | probes; the daemon, without a system call |
 //! | [`ReaderTotals`] | hash by process | probes, when a thread's place is taken | the daemon |
-//! | [`Losses`] | array of one per CPU | probes | the daemon |
+//! | [`Losses`], [`Residents`] | arrays of one per CPU | probes | the daemon |
+//! | [`Trip`] | arrays by a hash | probes | probes |
+//! | [`Latencies`] | array per CPU, by [`Series`] | probes | the daemon |
+//! | [`InFlight`] | array of one, mapped | probes | the daemon, without a system call |
 //! | [`Event`] | ring buffer | probes | the daemon |
 #![no_std]
 
 mod event;
 mod heat;
+mod latency;
 mod reader;
 mod settings;
 
-pub use event::{Event, EventFlags, Losses};
-pub use heat::Heat;
+pub use event::{Event, EventFlags, Losses, Residents};
+pub use heat::{Heat, TOUCHED_SHIFT};
+pub use latency::{InFlight, LATENCY_BUCKETS, Latencies, Series, TRIPS, Trip, bucket};
 pub use reader::{READERS, Reader, ReaderTotals, ReadingKey};
-pub use settings::{Clock, Control, Settings, SettingsFlags};
+pub use settings::{Clock, Control, DISKS, Settings, SettingsFlags};
 
 /// Raised with every change of a type here; [`SETTINGS_SYMBOL`] and the symbol in `ebpf/src/settings.rs` follow it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The symbol of the object's [`Settings`].
-pub const SETTINGS_SYMBOL: &str = "SETTINGS_1";
+pub const SETTINGS_SYMBOL: &str = "SETTINGS_3";

@@ -40,8 +40,12 @@ pub struct Reader {
     pub state: u32,
     /// Name of the thread when it took its place.
     pub comm: [u8; 16],
-    /// Explicit padding.
-    pub padding: [u64; 3],
+    /// Time of the requests to the daemon that it made, ns: of those that overlap, each counts. Other CPUs add to it.
+    pub waited_ns: u64,
+    /// Bytes that READs brought it. Other CPUs add to it.
+    pub asked_bytes: u64,
+    /// Requests to the daemon that it made and that were answered. Other CPUs add to it.
+    pub requests: u64,
 }
 
 impl Reader {
@@ -69,6 +73,12 @@ pub struct ReaderTotals {
     pub cgroup: u64,
     /// Name of the last of them.
     pub comm: [u8; 16],
+    /// As [`Reader::waited_ns`].
+    pub waited_ns: u64,
+    /// As [`Reader::asked_bytes`].
+    pub asked_bytes: u64,
+    /// As [`Reader::requests`].
+    pub requests: u64,
 }
 
 /// Key of the readings that were left before their file's end.
@@ -84,5 +94,5 @@ pub struct ReadingKey {
 }
 
 const _: () =
-    assert!(size_of::<Reader>() == 128 && size_of::<ReaderTotals>() == 64 && size_of::<ReadingKey>() == 16);
+    assert!(size_of::<Reader>() == 128 && size_of::<ReaderTotals>() == 88 && size_of::<ReadingKey>() == 16);
 const _: () = assert!(READERS.is_power_of_two());

@@ -35,7 +35,60 @@ pub struct Settings {
     pub task_tgid: u32,
     /// `struct task_struct`: `ioac.syscr`, the number of read system calls so far.
     pub task_syscr: u32,
+    /// `struct kiocb`: `ki_filp`.
+    pub iocb_file: u32,
+    /// `struct kiocb`: `ki_pos`.
+    pub iocb_pos: u32,
+    /// `struct iov_iter`: `count`.
+    pub iter_count: u32,
+    /// `struct folio`, or `struct page` before it: `mapping`.
+    pub folio_mapping: u32,
+    /// `struct folio`, or `struct page` before it: `flags`.
+    pub folio_flags: u32,
+    /// The number of the bit in `flags` that says that a folio has several pages.
+    pub folio_head_bit: u32,
+    /// `struct folio`: `_nr_pages`, its number of pages.
+    pub folio_pages: u32,
+    /// `struct request`: `q`.
+    pub request_queue: u32,
+    /// `struct request_queue`: `disk`.
+    pub queue_disk: u32,
+    /// `struct request`: `rq_disk`, before 5.17.
+    pub request_disk: u32,
+    /// `struct request`: `mq_hctx`.
+    pub request_hctx: u32,
+    /// `struct request`: `tag`.
+    pub request_tag: u32,
+    /// `struct request`: `cmd_flags`.
+    pub request_flags: u32,
+    /// `struct request`: `__data_len`.
+    pub request_len: u32,
+    /// `struct blk_mq_hw_ctx`: `queue_num`.
+    pub hctx_queue: u32,
+    /// `struct gendisk`: `major`.
+    pub disk_major: u32,
+    /// `struct gendisk`: `first_minor`.
+    pub disk_minor: u32,
+    /// `struct fuse_req`: `fm`.
+    pub fuse_mount: u32,
+    /// `struct fuse_mount`: `fc`.
+    pub fuse_conn: u32,
+    /// `struct fuse_conn`: `dev`.
+    pub fuse_dev: u32,
+    /// `struct fuse_req`: `in.h.unique`.
+    pub fuse_unique: u32,
+    /// `struct fuse_req`: `in.h.opcode`.
+    pub fuse_opcode: u32,
+    /// `struct fuse_req`: `in.h.pid`.
+    pub fuse_pid: u32,
+    /// `struct fuse_req`: `out.h.len`.
+    pub fuse_out_len: u32,
+    /// The disks that the store is on, as the kernel keeps device numbers; 0 where there are fewer.
+    pub disks: [u32; DISKS],
 }
+
+/// Disks of the store that can be watched.
+pub const DISKS: usize = 8;
 
 /// Bits of [`Settings::flags`].
 pub struct SettingsFlags;
@@ -47,6 +100,14 @@ impl SettingsFlags {
     pub const SYSCR: u32 = 2;
     /// `rw_verify_area` is called for a sendfile as a whole and again for its parts (before 6.8).
     pub const VERIFIED_TWICE: u32 = 4;
+    /// `folio_head_bit` and `folio_pages` are set: folios of several pages are told from single pages.
+    pub const LARGE_FOLIOS: u32 = 8;
+    /// `request_disk` is set, else `request_queue` and `queue_disk`.
+    pub const DISK_IN_REQUEST: u32 = 16;
+    /// The request is the second argument of its tracepoints (before 5.11).
+    pub const REQUEST_SECOND: u32 = 32;
+    /// The daemon numbers processes as the probes do: it is in the initial pid namespace.
+    pub const INITIAL_PIDS: u32 = 64;
 }
 
 /// What the daemon may change while the probes run.
@@ -70,4 +131,4 @@ pub struct Clock {
     pub ns: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 64 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);
+const _: () = assert!(size_of::<Settings>() == 192 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);

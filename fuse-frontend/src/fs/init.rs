@@ -22,6 +22,9 @@ const WANTED: [(InitFlags, &str); 6] = [
     (InitFlags::FUSE_NO_EXPORT_SUPPORT, "FUSE_NO_EXPORT_SUPPORT"),
 ];
 
+/// With direct I/O: shared mappings are allowed all the same (Linux 6.6), by pages of the page cache; private ones always are.
+const SHARED_MMAP: (InitFlags, &str) = (InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP, "FUSE_DIRECT_IO_ALLOW_MMAP");
+
 /// How many file systems deep a backing file may lie below the mount: 1, so not on a stacked one. With 2 it might be on
 /// overlayfs, but then nothing could be stacked on the mount, such as a container's overlay
 /// (`FILESYSTEM_MAX_STACK_DEPTH` is 2, and the mount's own depth is this number).
@@ -31,6 +34,7 @@ const MAX_STACK_DEPTH: u32 = 1;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted {
     pub serve: ServeMode,
+    pub direct_io: bool,
     pub max_read_bytes: u32,
     pub max_background: u16,
     pub congestion_threshold: Option<u16>,
@@ -45,12 +49,16 @@ pub(super) fn agree(wanted: &Wanted, config: &mut KernelConfig) -> io::Result<Ag
         no_open: offered.contains(InitFlags::FUSE_NO_OPEN_SUPPORT),
         no_opendir: offered.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT),
         passthrough: match (wanted.passthrough, offered.contains(InitFlags::FUSE_PASSTHROUGH)) {
+            _ if wanted.direct_io => Err(NoPassthrough::DirectIo),
             (false, _) => Err(NoPassthrough::TurnedOff),
             (true, false) => Err(NoPassthrough::Kernel),
             (true, true) => permitted(),
         },
     };
-    let (mode, mode_reason) = choose(wanted.serve, offer, wanted.large_share);
+    let (mode, mode_reason) = match wanted.direct_io {
+        true => (Mode::Open, "direct I/O is told to the kernel in the answer to OPEN".to_owned()),
+        false => choose(wanted.serve, offer, wanted.large_share),
+    };
     let passthrough = match mode {
         Mode::Open => offer.passthrough,
         // What stands in the way first.
@@ -62,8 +70,10 @@ pub(super) fn agree(wanted: &Wanted, config: &mut KernelConfig) -> io::Result<Ag
             .add_capabilities(InitFlags::FUSE_PASSTHROUGH)
             .map_err(|_| io::Error::other("FUSE_PASSTHROUGH was offered and is refused"))?;
     }
+    let direct = wanted.direct_io.then_some(&SHARED_MMAP);
     let missing: Vec<_> = WANTED
         .iter()
+        .chain(direct)
         .filter(|(flag, _)| config.add_capabilities(*flag).is_err())
         .map(|&(_, name)| name)
         .collect();

@@ -16,6 +16,7 @@
 mod device;
 mod ended;
 mod error;
+mod io_flusher;
 mod mountinfo;
 mod mountpoint;
 mod options;
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 
 pub use device::MountedBy;
 pub use error::MountError;
+pub use io_flusher::become_io_flusher;
 pub use options::MountOptions;
 
 use crate::figures::RequestCounts;
@@ -39,6 +41,7 @@ use crate::fs::{Fs, Wanted};
 use crate::inode::Look;
 use crate::negotiate::{Agreement, Mode};
 use crate::notifier::Notifier;
+use crate::push::{MountPlace, Pusher};
 use crate::source::{FileSource, Ino};
 use crate::transport::passthrough::{Passthrough, Revoke, Revoked};
 use ended::Ended;
@@ -66,6 +69,8 @@ pub struct MountReport {
     pub passthrough: Result<(), String>,
     /// The readahead window in KiB, or why it stayed the kernel's 128: then a file of 110 KiB costs 1.35 READs.
     pub read_ahead_kb: Result<u32, String>,
+    /// Whether the serving threads leave the mount's inodes alone when they need memory, or why not.
+    pub io_flusher: Result<(), String>,
     /// The kernel's FUSE protocol, major and minor.
     pub protocol: (u32, u32),
     /// Threads that read /dev/fuse.
@@ -106,6 +111,7 @@ pub struct Mount {
     busy_grace: Duration,
     counts: Arc<RequestCounts>,
     passthrough: Arc<Passthrough>,
+    pusher: Arc<Pusher>,
     notifier: Notifier,
     ended: Arc<Ended>,
     session: Mutex<Option<JoinHandle<()>>>,
@@ -126,7 +132,7 @@ impl Mount {
             MountOptions::threads_for(std::thread::available_parallelism().map_or(1, usize::from))
         });
         let place = Place { path, line };
-        let Begun { agreement, passthrough, notifier, ended, session } =
+        let Begun { agreement, io_flusher, passthrough, pusher, notifier, ended, session } =
             begin(&options, source, device, threads, counts.clone(), place.clone())
                 .inspect_err(|_| place.take_away())?;
         let report = MountReport {
@@ -135,6 +141,7 @@ impl Mount {
             mode_reason: agreement.mode_reason,
             passthrough: agreement.passthrough.map_err(|why| why.to_string()),
             read_ahead_kb: readahead::raise(place.line.major, place.line.minor, options.read_ahead_kb),
+            io_flusher,
             protocol: agreement.protocol,
             threads,
             max_read_bytes: agreement.max_read_bytes,
@@ -150,6 +157,7 @@ impl Mount {
             busy_grace: options.busy_grace,
             counts,
             passthrough,
+            pusher,
             notifier,
             ended,
             session: Mutex::new(Some(session)),
@@ -170,6 +178,12 @@ impl Mount {
     /// mount nor source alive.
     pub fn passthrough(&self) -> &Arc<Passthrough> {
         &self.passthrough
+    }
+
+    /// The page cache of the mount's files, for whoever puts bytes in and takes them out: a handle that keeps neither mount
+    /// nor source alive.
+    pub fn pusher(&self) -> &Arc<Pusher> {
+        &self.pusher
     }
 
     /// Takes back the local file of `ino`: [`Passthrough::revoke`].
@@ -278,7 +292,9 @@ impl Place {
 
 struct Begun {
     agreement: Agreement,
+    io_flusher: Result<(), String>,
     passthrough: Arc<Passthrough>,
+    pusher: Arc<Pusher>,
     notifier: Notifier,
     ended: Arc<Ended>,
     session: JoinHandle<()>,
@@ -302,6 +318,7 @@ fn begin(
     };
     let wanted = Wanted {
         serve: options.serve,
+        direct_io: options.direct_io,
         max_read_bytes: options.max_read_bytes,
         max_background: options.max_background,
         congestion_threshold: options.congestion_threshold,
@@ -311,7 +328,17 @@ fn begin(
     let agreed = Arc::new(OnceLock::new());
     let ours = Arc::new(device.as_fd().try_clone_to_owned().map_err(MountError::Threads)?);
     let passthrough = Arc::new(Passthrough::new(Arc::downgrade(&ours), options.backing_ids_max));
-    let fs = Fs::new(source.clone(), look, wanted, counts, passthrough.clone(), agreed.clone());
+    let notifier = Notifier::new(Arc::downgrade(&ours));
+    let pusher = Pusher::start(
+        notifier.clone(),
+        Arc::downgrade(&source),
+        MountPlace { mountpoint: place.path.clone(), device: place.line.device() },
+        agreed.clone(),
+        if options.direct_io { 0 } else { options.push_bytes_max },
+    );
+    let pusher = Arc::new(pusher.map_err(MountError::Threads)?);
+    let fs =
+        Fs::new(source.clone(), look, wanted, counts, passthrough.clone(), pusher.clone(), agreed.clone());
     let mut config = fuser::Config::default();
     config.n_threads = Some(threads);
     config.clone_fd = true;
@@ -320,13 +347,17 @@ fn begin(
     let session =
         fuser::Session::from_fd(fs, device, fuser::SessionACL::All, config).map_err(MountError::Handshake)?;
     let agreement = agreed.get().cloned().expect("from_fd returns after INIT, which sets it");
-    let notifier = Notifier::new(Arc::downgrade(&ours));
     let ended = Arc::new(Ended::default());
+    let io_flusher = Arc::new(OnceLock::new());
     let session = {
+        let io_flusher = io_flusher.clone();
         let ended = ended.clone();
         let place = place.clone();
         let passthrough = passthrough.clone();
+        let pusher = pusher.clone();
         let serve = move || {
+            // fuser's threads inherit it from this one.
+            let _ = io_flusher.set(become_io_flusher());
             let outcome = session.run().map_err(|error| error.to_string());
             if let Err(error) = &outcome {
                 tracing::error!(error, "serving ended with an error");
@@ -334,6 +365,7 @@ fn begin(
                 place.take_away();
             }
             drop(ours);
+            pusher.end();
             passthrough.end(&*source);
             drop(source);
             ended.set(outcome);
@@ -342,7 +374,9 @@ fn begin(
     };
     // From here on the threads answer; if they could not start, the connection is closed and this fails.
     nix::sys::statfs::statfs(&place.path).map_err(|errno| MountError::Threads(errno.into()))?;
-    Ok(Begun { agreement, passthrough, notifier, ended, session })
+    let io_flusher =
+        io_flusher.get().cloned().expect("set before the threads that have just answered were started");
+    Ok(Begun { agreement, io_flusher, passthrough, pusher, notifier, ended, session })
 }
 
 fn join(session: Option<JoinHandle<()>>) {

@@ -26,6 +26,8 @@ pub struct MountOptions {
     pub dir_mode: u16,
     /// Whether files are opened; see [`crate::negotiate`].
     pub serve: ServeMode,
+    /// No page of a file is kept by the kernel, each read(2) is a READ: files are opened then, and not passed through.
+    pub direct_io: bool,
     /// Hand whole local files to the kernel where it takes them; off where every byte is to be checked at every read.
     pub passthrough: bool,
     /// Share, 0 to 1, of the data set's bytes in objects that get a local file: what [`ServeMode::Auto`] goes by.
@@ -33,6 +35,8 @@ pub struct MountOptions {
     /// The most local files registered with the kernel at once, each of which keeps
     /// [`crate::transport::passthrough::KERNEL_BYTES_PER_ID`] there; the longest unused give way.
     pub backing_ids_max: usize,
+    /// The most bytes that pushed pages may take of the page cache; 0: nothing is pushed. See [`crate::push`].
+    pub push_bytes_max: u64,
     /// Readahead window of the mount, KiB; needs root, else the kernel's 128 stay.
     pub read_ahead_kb: u32,
     /// The most bytes of one READ; the kernel's limit is 1 MiB unless `fs.fuse.max_pages_limit` is raised.
@@ -64,9 +68,11 @@ impl MountOptions {
             file_mode: 0o444,
             dir_mode: 0o555,
             serve: ServeMode::Auto,
+            direct_io: false,
             passthrough: true,
             large_share: 0.0,
             backing_ids_max: 100_000,
+            push_bytes_max: 1 << 30,
             read_ahead_kb: 1024,
             max_read_bytes: 1 << 20,
             max_background: 256,

@@ -315,3 +315,31 @@ fn allow_other_without_permission_names_the_line_to_add() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("FAILED") && text.contains("user_allow_other in /etc/fuse.conf"), "{text}");
 }
+
+#[test]
+fn serving_threads_leave_inodes_alone_when_they_need_memory_and_others_do_not() {
+    if cannot_mount() {
+        return;
+    }
+    /// `PF_MEMALLOC_NOIO` of include/linux/sched.h, the same from Linux 5.6 to 6.18.
+    const NOIO: u64 = 0x0008_0000;
+    let dir = tempfile::tempdir().unwrap();
+    let mount = Mount::start(MountOptions::new(dir.path(), "memory:"), Arc::new(one_file())).unwrap();
+    if let Err(why) = &mount.report().io_flusher {
+        return eprintln!("SKIPPED: {why}");
+    }
+    let mut seen = [0, 0];
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        // A thread of another test may be gone.
+        let Ok(stat) = fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        let flags: u64 = rest.split_whitespace().nth(6).unwrap().parse().unwrap();
+        let serves = name.starts_with("fuser-");
+        if serves || name.starts_with("fuse-push") || name.starts_with("fuse-drop") {
+            // One that has just been started may not have come to it.
+            seen[usize::from(serves && flags & NOIO != 0)] += 1;
+        }
+        assert!(serves || name.starts_with("fuse-session") || flags & NOIO == 0, "{name}: {flags:#x}");
+    }
+    assert!(seen[0] >= 3 && seen[1] >= 4, "{seen:?}");
+}

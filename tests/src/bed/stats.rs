@@ -34,6 +34,11 @@ impl Stats {
         self.0["mount"]["serve"].as_str().unwrap_or_default()
     }
 
+    /// Whether the probes are still being loaded: until then their tier is C.
+    pub fn probes_load(&self) -> bool {
+        self.0["probes"]["why"] == "the probes are being loaded"
+    }
+
     /// Readahead of the mount, KiB.
     pub fn read_ahead_kb(&self) -> Option<u64> {
         self.0["mount"]["read_ahead_kb"].as_u64()

@@ -10,9 +10,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::fuse;
-use super::protocol::{Daemon, Facts};
+use super::protocol::{Daemon, Facts, LargeFiles};
 use crate::bed::data_set::Shape;
-use crate::bed::mount::Bed;
+use crate::bed::mount::{Bed, PATIENCE};
+use crate::bed::programs::wait_until;
 use crate::bed::s3::Weather;
 
 /// Bits of `io_uring_params::flags` (Linux `include/uapi/linux/io_uring.h`). DEFER_TASKRUN needs SINGLE_ISSUER.
@@ -65,6 +66,7 @@ pub fn ask_daemon() -> anyhow::Result<Daemon> {
     let bed = Bed::new(&Shape::of(FILES), &Weather::default())?;
     let mount = bed.mount(&[])?;
     bed.readers(&mount)?.epoch(1)?.must_be_right(FILES)?;
+    wait_until(PATIENCE, "the probes are loaded or given up", || Ok(!mount.stats()?.probes_load()))?;
     let stats = mount.stats()?;
     let text = |section: &str, name: &str| -> anyhow::Result<String> {
         let value = stats.0[section][name].as_str();
@@ -74,13 +76,40 @@ pub fn ask_daemon() -> anyhow::Result<Daemon> {
     let off = off
         .iter()
         .filter_map(|entry| Some(format!("{}: {}", entry["what"].as_str()?, entry["why"].as_str()?)));
+    let programs = stats.0["probes"]["attached"].as_array().context("stats have no list of probes")?;
     let daemon = Daemon {
         serve: text("mount", "serve")?,
         engine: text("store", "engine")?,
         probe_tier: text("probes", "tier")?,
+        probe_programs: programs.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+        large_files: large_files().context("large files")?,
         read_ahead_kb: stats.read_ahead_kb(),
         off: off.collect(),
     };
     mount.unmount()?;
     Ok(daemon)
+}
+
+/// Reads large files that are whole in the cache, with nothing of them in the kernel's.
+fn large_files() -> anyhow::Result<LargeFiles> {
+    let first_sizes = vec![5 << 20, (12 << 20) + 4097, 20 << 20];
+    let files = first_sizes.len();
+    let bed = Bed::new(&Shape { first_sizes, ..Shape::of(files) }, &Weather::default())?;
+    let mount = bed.mount(&["--serve", "open"])?;
+    let epoch = |number| bed.readers(&mount)?.epoch(number)?.must_be_right(files);
+    epoch(1)?;
+    mount.wait_until_stored()?;
+    wait_until(PATIENCE, "the files are complete", || {
+        Ok(mount.stats()?.figure("store_files_completed") == files as u64)
+    })?;
+    fs::write("/proc/sys/vm/drop_caches", "1").context("dropping the page cache")?;
+    let before = mount.stats()?;
+    epoch(2)?;
+    let after = mount.stats()?;
+    mount.unmount()?;
+    Ok(LargeFiles {
+        files: files as u64,
+        passthrough: after.grown(&before, "fuse_opened_passthrough"),
+        daemon_reads: after.grown(&before, "fuse_read"),
+    })
 }

@@ -58,7 +58,7 @@ pub enum Holds {
     Ext4,
     /// An XFS file system.
     Xfs,
-    /// Nothing: a device for the store.
+    /// Nothing: a device that the store has to itself.
     Raw,
 }
 
@@ -69,7 +69,7 @@ pub struct Suite {
     pub name: String,
     /// The file's name in `PROGRAMS/deps`.
     pub executable: String,
-    /// The file system that temporary directories are made on.
+    /// The file system that temporary directories are made on. Raw: the tests get the raw namespaces, and ext4.
     pub on: Holds,
     /// Beginnings of the names of the tests; all tests if there is none.
     pub only: Vec<String>,
@@ -152,10 +152,25 @@ pub struct Daemon {
     pub engine: String,
     /// The probes' tier.
     pub probe_tier: String,
+    /// The programs that are attached, as `name (hook)`.
+    pub probe_programs: Vec<String>,
+    /// How a warm epoch of large files was served, with nothing in the page cache. Every byte was right.
+    pub large_files: LargeFiles,
     /// Readahead of the mount, KiB.
     pub read_ahead_kb: Option<u64>,
     /// What is off.
     pub off: Vec<String>,
+}
+
+/// How an epoch of large files went that are whole in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeFiles {
+    /// Files.
+    pub files: u64,
+    /// Those that the kernel was left to read by itself.
+    pub passthrough: u64,
+    /// READ requests that the daemon answered.
+    pub daemon_reads: u64,
 }
 
 /// How a suite went.

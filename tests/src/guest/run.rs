@@ -1,8 +1,8 @@
 //! The work: set up, look, run the suites, and tell the host of each step.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
@@ -12,7 +12,7 @@ use super::{facts, namespaces, suite, system};
 /// The second serial port: events and nothing else.
 const EVENTS: &str = "/dev/ttyS1";
 
-/// Tests that want a block device of their own, to be written over, read its path there.
+/// Tests that want block devices of their own, to be written over, read their paths there, with colons between.
 const TEST_DEVICE: &str = "EPOCHCACHE_TEST_DEVICE";
 
 /// Does what the plan says; whether everything passed.
@@ -33,7 +33,7 @@ fn run_plan(host: &mut Host) -> anyhow::Result<bool> {
     let plan: Plan = serde_json::from_slice(&std::fs::read(PLAN).context(PLAN)?)?;
     system::load_modules(&plan.modules)?;
     system::loopback_up()?;
-    let device = attach_all(&plan.namespaces)?;
+    let raw = attach_all(&plan.namespaces)?;
     host.tell(&Event::Ready { release: read_word("/proc/sys/kernel/osrelease")?, uptime_s: uptime_s()? })?;
 
     namespaces::write_on(Holds::Ext4, &plan.target_tmp)?;
@@ -47,24 +47,24 @@ fn run_plan(host: &mut Host) -> anyhow::Result<bool> {
     namespaces::write_nowhere(&plan.target_tmp);
 
     for suite in &plan.suites {
-        passed &= run_suite(host, &plan, suite, device.as_deref())?;
+        passed &= run_suite(host, &plan, suite, &raw)?;
     }
     Ok(passed)
 }
 
-/// All namespaces; the device of the raw one.
-fn attach_all(all: &[Namespace]) -> anyhow::Result<Option<PathBuf>> {
-    let mut raw = None;
+/// All namespaces; the devices of the raw ones, with colons between.
+fn attach_all(all: &[Namespace]) -> anyhow::Result<OsString> {
+    let mut raw = Vec::new();
     for namespace in all {
         let device = namespaces::attach(namespace)?;
         if namespace.holds == Holds::Raw {
-            raw = Some(device);
+            raw.push(device);
         }
     }
-    Ok(raw)
+    Ok(std::env::join_paths(raw)?)
 }
 
-fn run_suite(host: &mut Host, plan: &Plan, suite: &Suite, device: Option<&Path>) -> anyhow::Result<bool> {
+fn run_suite(host: &mut Host, plan: &Plan, suite: &Suite, raw: &OsStr) -> anyhow::Result<bool> {
     let tests = suite::choose(suite, plan.filter.as_deref())?;
     if tests.is_empty() && plan.filter.is_some() {
         return Ok(true);
@@ -75,8 +75,8 @@ fn run_suite(host: &mut Host, plan: &Plan, suite: &Suite, device: Option<&Path>)
         no_tests(suite)
     } else {
         namespaces::write_on(suite.on, &plan.target_tmp)?;
-        let device = device.map(|device| (TEST_DEVICE, device));
-        let outcome = suite::run(suite, &tests, device.as_slice());
+        let devices = (suite.on == Holds::Raw).then_some((TEST_DEVICE, raw));
+        let outcome = suite::run(suite, &tests, devices.as_slice());
         namespaces::write_nowhere(&plan.target_tmp);
         outcome?
     };

@@ -4,6 +4,7 @@
 //! filters do not, and a suite that has no tests at all is seen to have none.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -35,7 +36,7 @@ fn is_wanted(suite: &Suite, filter: Option<&str>, name: &str) -> bool {
 }
 
 /// Runs `tests`, one after the other: an emulated machine is slow, and what is printed stays in order.
-pub fn run(suite: &Suite, tests: &[String], environment: &[(&str, &Path)]) -> anyhow::Result<Outcome> {
+pub fn run(suite: &Suite, tests: &[String], environment: &[(&str, &OsStr)]) -> anyhow::Result<Outcome> {
     let began = Instant::now();
     // One pipe for both streams: they must stay in order, and neither may fill up unread.
     let (reader, writer) = std::io::pipe()?;

@@ -10,11 +10,12 @@ use super::protocol::{Holds, Namespace};
 use super::{home, unavailable};
 use crate::command::must;
 
-/// One with blocks of 512 bytes, as disks are sold, and with blocks of 4096, as they should be formatted.
-pub const NAMESPACES: [Namespace; 3] = [
+/// With blocks of 512 bytes, as disks are sold, and of 4096, as they should be formatted.
+pub const NAMESPACES: [Namespace; 4] = [
     Namespace { nsid: 1, block_bytes: 512, holds: Holds::Ext4 },
     Namespace { nsid: 2, block_bytes: 4096, holds: Holds::Xfs },
     Namespace { nsid: 3, block_bytes: 4096, holds: Holds::Raw },
+    Namespace { nsid: 4, block_bytes: 512, holds: Holds::Raw },
 ];
 
 /// Several caches of the tests' 1 GiB fit, one after the other and two at once.

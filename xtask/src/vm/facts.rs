@@ -1,7 +1,7 @@
 //! What each kernel must have. A kernel that lacks it, or a daemon that does not use it, fails: a silent fallback would
 //! pass every other test.
 
-use super::protocol::{Daemon, Facts};
+use super::protocol::{Daemon, Facts, LargeFiles};
 
 /// What must be there, and what cannot be.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +12,8 @@ pub struct Expected {
     fuse_flags: &'static [&'static str],
     uring_flags: &'static [&'static str],
     module_btf: bool,
+    /// What the probes that see reads are attached to, all of tier A.
+    reads_seen_at: &'static str,
 }
 
 const URING_5_10: &[&str] = &["IOPOLL", "SQPOLL"];
@@ -24,6 +26,7 @@ const KERNELS: [Expected; 4] = [
         fuse_flags: &["no-open", "max-pages", "no-opendir"],
         uring_flags: URING_5_10,
         module_btf: false,
+        reads_seen_at: "generic_file_read_iter",
     },
     Expected {
         kernel: "6.1",
@@ -31,6 +34,7 @@ const KERNELS: [Expected; 4] = [
         fuse_flags: &["no-open", "max-pages", "no-opendir"],
         uring_flags: URING_6_1,
         module_btf: true,
+        reads_seen_at: "rw_verify_area",
     },
     Expected {
         kernel: "6.12",
@@ -38,6 +42,7 @@ const KERNELS: [Expected; 4] = [
         fuse_flags: &["no-open", "max-pages", "no-opendir", "passthrough"],
         uring_flags: URING_6_1,
         module_btf: true,
+        reads_seen_at: "rw_verify_area",
     },
     Expected {
         kernel: "7.3",
@@ -52,6 +57,7 @@ const KERNELS: [Expected; 4] = [
         ],
         uring_flags: URING_6_1,
         module_btf: true,
+        reads_seen_at: "rw_verify_area",
     },
 ];
 
@@ -79,9 +85,37 @@ impl Expected {
         differences
     }
 
+    fn passthrough(&self) -> bool {
+        self.fuse_flags.contains(&"passthrough")
+    }
+
+    /// What a daemon run as root does not use though it must, one sentence each.
+    pub fn daemon_differences(&self, daemon: &Daemon) -> Vec<String> {
+        let mut differences = daemon_differences(daemon);
+        if daemon.probe_tier != "A" {
+            differences.push(format!("the probes' tier is {}, must be A", daemon.probe_tier));
+        }
+        if !daemon.probe_programs.iter().any(|program| program.contains(self.reads_seen_at)) {
+            let there = daemon.probe_programs.join(", ");
+            differences.push(format!("reads are not seen at {} but by {there:?}", self.reads_seen_at));
+        }
+        let LargeFiles { files, passthrough, daemon_reads } = daemon.large_files;
+        let as_it_must = if self.passthrough() {
+            passthrough == files && daemon_reads == 0
+        } else {
+            passthrough == 0 && daemon_reads > 0
+        };
+        if !as_it_must {
+            differences.push(format!(
+                "of {files} large files {passthrough} were passed through, and the daemon answered {daemon_reads} READs"
+            ));
+        }
+        differences
+    }
+
     /// Of the reasons why tests skipped, those that cannot be true here.
     pub fn untrue<'a>(&self, skipped: &'a [String]) -> impl Iterator<Item = &'a String> {
-        let passthrough = self.fuse_flags.contains(&"passthrough");
+        let passthrough = self.passthrough();
         skipped.iter().filter(move |reason| {
             reason.starts_with("no io_uring")
                 || reason.starts_with("no probes")
@@ -93,7 +127,7 @@ impl Expected {
 }
 
 /// What a daemon run as root must use on every kernel of the table.
-pub fn daemon_differences(daemon: &Daemon) -> Vec<String> {
+fn daemon_differences(daemon: &Daemon) -> Vec<String> {
     let mut differences = Vec::new();
     if daemon.engine != "io_uring" {
         differences.push(format!("the store's engine is {}, must be io_uring", daemon.engine));
@@ -139,14 +173,24 @@ mod tests {
 
     #[test]
     fn a_daemon_that_fell_back_is_told() {
-        let daemon = Daemon {
+        let good = Daemon {
             serve: "noopen".into(),
-            engine: "psync".into(),
-            probe_tier: "C".into(),
+            engine: "io_uring".into(),
+            probe_tier: "A".into(),
+            probe_programs: vec!["read_verified (rw_verify_area)".into()],
+            large_files: LargeFiles { files: 3, passthrough: 3, daemon_reads: 0 },
             read_ahead_kb: Some(1024),
             off: vec![],
         };
-        assert_eq!(daemon_differences(&daemon), ["the store's engine is psync, must be io_uring"]);
+        let told = |version, daemon: &Daemon| super::expected(version).unwrap().daemon_differences(daemon);
+        assert_eq!(told("6.12", &good), [""; 0]);
+        assert_eq!(told("5.10", &good).len(), 2, "other probes, and passthrough where there is none");
+        let slow = Daemon { engine: "psync".into(), ..good.clone() };
+        assert_eq!(told("6.12", &slow), ["the store's engine is psync, must be io_uring"]);
+        let blind = Daemon { probe_tier: "B".into(), ..good.clone() };
+        assert_eq!(told("6.12", &blind).len(), 1);
+        let copied = LargeFiles { files: 3, passthrough: 3, daemon_reads: 1 };
+        assert_eq!(told("6.12", &Daemon { large_files: copied, ..good }).len(), 1);
     }
 
     #[test]

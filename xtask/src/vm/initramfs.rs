@@ -41,7 +41,8 @@ pub fn write(
     {
         add(&mut archive, &Path::new(PROGRAMS).join("deps"), test)?;
     }
-    for tool in tools::collect()? {
+    let ours = programs.programs.iter().chain(&programs.tests).map(|built| built.path.as_path());
+    for tool in tools::collect(ours)? {
         archive.file(&tool.path, tool.mode, &tool.bytes)?;
     }
     archive.finish()?;

@@ -2,7 +2,11 @@
 //!
 //! The gnu target with `+crt-static` is enough, no musl. Profile and target directory are their own, so that nothing that
 //! is built for the host is built again for this, or the other way round.
+//!
+//! The quick run takes what `cargo xtask test` has built anyway, with the host's libraries beside it: nothing to wait for, but
+//! slower code.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,7 +15,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::home;
-use crate::command::cargo;
+use crate::command::{cargo, root, target};
 
 /// With `--target`, cargo does not apply RUSTFLAGS to build scripts and procedural macros, which cannot be static.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -28,6 +32,10 @@ pub struct Programs {
     pub programs: Vec<Built>,
     /// Test executables, by the name of the test or, of unit tests, of the library.
     pub tests: Vec<Built>,
+    /// What cargo tells integration tests as CARGO_TARGET_TMPDIR: its path is compiled into them.
+    pub target_tmp: PathBuf,
+    /// The commit that they are built from.
+    pub commit: String,
 }
 
 /// One executable.
@@ -45,28 +53,61 @@ impl Programs {
         if !home().join("build").exists() {
             eprintln!("   the first time this takes 5 to 15 minutes on two cores");
         }
-        let mut build = cargo_static("build");
-        for program in PROGRAMS {
-            build.args(["--bin", program]);
-        }
-        for test in TESTS {
-            build.args(["--test", test]);
-        }
-        let mut artifacts = run(build)?;
-        let mut unit_tests = cargo_static("test");
-        unit_tests.args(["--no-run", "--lib"]);
-        artifacts.extend(run(unit_tests)?);
+        let artifacts = build_all(cargo_static)?;
+        Ok(Self::of(artifacts, home().join("build").join(TARGET).join("tmp")))
+    }
 
+    /// What is built for the host, without its line tables: they are most of it.
+    pub fn of_the_host() -> anyhow::Result<Self> {
+        let mut built = Self::of(build_all(cargo_for_host)?, target().join("tmp"));
+        let directory = home().join("host");
+        fs::create_dir_all(&directory)?;
+        for program in built.programs.iter_mut().chain(&mut built.tests) {
+            let stripped = directory.join(&program.name);
+            let mut strip = Command::new("strip");
+            strip.arg("--strip-debug").arg("-o").arg(&stripped).arg(&program.path);
+            // Without binutils they are larger, that is all.
+            if strip.status().is_ok_and(|status| status.success()) {
+                program.path = stripped;
+            }
+        }
+        Ok(built)
+    }
+
+    fn of(artifacts: Vec<(bool, Built)>, target_tmp: PathBuf) -> Self {
         let (tests, programs): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|(is_test, _)| *is_test);
         let strip = |all: Vec<(bool, Built)>| all.into_iter().map(|(_, built)| built);
         let programs = strip(programs).filter(|built| PROGRAMS.contains(&built.name.as_str())).collect();
-        Ok(Self { programs, tests: strip(tests).collect() })
+        Self { programs, tests: strip(tests).collect(), target_tmp, commit: commit() }
     }
 }
 
-/// What cargo tells integration tests as CARGO_TARGET_TMPDIR.
-pub fn target_tmp() -> PathBuf {
-    home().join("build").join(TARGET).join("tmp")
+/// Asked when they are built: a run takes long enough for the next commit.
+fn commit() -> String {
+    let said = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
+    let text = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
+    if text.is_empty() { "unknown".to_owned() } else { text }
+}
+
+/// Builds programs and tests; `cargo` is a command of cargo's that says what it makes.
+fn build_all(cargo: fn(&str) -> Command) -> anyhow::Result<Vec<(bool, Built)>> {
+    let mut build = cargo("build");
+    for program in PROGRAMS {
+        build.args(["--bin", program]);
+    }
+    for test in TESTS {
+        build.args(["--test", test]);
+    }
+    let mut artifacts = run(build)?;
+    let mut unit_tests = cargo("test");
+    unit_tests.args(["--no-run", "--lib"]);
+    artifacts.extend(run(unit_tests)?);
+    Ok(artifacts)
+}
+
+/// As `cargo xtask test` builds: the whole workspace, so that features, and with them what is built, are the same.
+fn cargo_for_host(what: &str) -> Command {
+    cargo([what, "--quiet", "--workspace", "--message-format", "json-render-diagnostics"])
 }
 
 fn cargo_static(what: &str) -> Command {

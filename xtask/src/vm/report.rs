@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::Ended;
 use super::home;
 use super::kernels::Wanted;
-use super::protocol::{Daemon, Event, Facts, Outcome};
+use super::protocol::{Daemon, Event, Facts, LargeFiles, Outcome};
 use crate::command::root;
 
 /// How one kernel did.
@@ -37,11 +36,12 @@ struct Ran {
 }
 
 impl Row {
-    /// Of a kernel that ran.
-    pub fn new(wanted: &Wanted, release: &str, ended: Ended, problems: Vec<String>) -> Self {
+    /// Of a kernel that ran: its release, and the commit of our programs.
+    pub fn new(wanted: &Wanted, build: (&str, &str), ended: Ended, problems: Vec<String>) -> Self {
+        let (release, commit) = build;
         let mut ran = Ran {
             release: release.to_owned(),
-            commit: commit(),
+            commit: commit.to_owned(),
             took: ended.took,
             boot_s: None,
             facts: None,
@@ -148,12 +148,6 @@ pub fn write_docs(kernels: &[Wanted]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn commit() -> String {
-    let said = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
-    let text = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
-    if text.is_empty() { "unknown".to_owned() } else { text }
-}
-
 const HEAD: &str = "# Kernels
 
 Written by `cargo xtask vm-test --write-docs`; do not edit. What each kernel offers was asked of the kernel itself, in a
@@ -208,7 +202,9 @@ fn document(all: &[(String, Ran)]) -> String {
     table.row("BTF of modules", facts(|facts| on(facts.module_btf)));
     table.row("the daemon serves", daemon(|daemon| daemon.serve.clone()));
     table.row("the store's engine", daemon(|daemon| daemon.engine.clone()));
+    table.row("whole large files are read", daemon(|daemon| large_files(&daemon.large_files)));
     table.row("tier of the probes", daemon(|daemon| daemon.probe_tier.clone()));
+    table.row("reads are seen at", daemon(|daemon| hook(&daemon.probe_programs).to_owned()));
     table.row("tests passed", |ran| count(ran, |outcome| outcome.passed));
     table.row("tests failed", |ran| count(ran, |outcome| outcome.failed.len()));
     table.row("skipped in part or whole", |ran| count(ran, |outcome| outcome.skipped.len()));
@@ -241,6 +237,21 @@ impl Table<'_> {
         let cells: Vec<_> = self.all.iter().map(|(_, ran)| cell(ran)).collect();
         let _ = writeln!(self.text, "| {name} | {} |", cells.join(" | "));
     }
+}
+
+fn large_files(read: &LargeFiles) -> String {
+    let LargeFiles { files, passthrough, daemon_reads } = read;
+    match (passthrough, daemon_reads) {
+        (passthrough, 0) if passthrough == files => "by the kernel alone, 0 READs".to_owned(),
+        (0, reads) => format!("through the daemon, {reads} READs of 37 MiB"),
+        (passthrough, reads) => format!("{passthrough} of {files} by the kernel, {reads} READs"),
+    }
+}
+
+/// The hook of the first program, which is the one that sees reads.
+fn hook(programs: &[String]) -> &str {
+    let first = programs.first().and_then(|program| program.split_once('('));
+    first.map_or("nothing", |(_, hook)| hook.trim_end_matches(')'))
 }
 
 fn has(ran: &Ran, list: fn(&Facts) -> &Vec<String>, flag: &str) -> String {

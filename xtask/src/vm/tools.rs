@@ -1,4 +1,4 @@
-//! Programs of the host that tests call, with the libraries they need: the guest has no distribution.
+//! Programs of the host that tests call, with the libraries that they and ours need: the guest has no distribution.
 //!
 //! One that the host lacks is left out, and the tests that need it say that they skip, as they do on the host.
 
@@ -13,6 +13,7 @@ use std::process::Command;
 const TOOLS: &[&str] = &[
     "cat",
     "chmod",
+    "cp",
     "env",
     "fusermount3",
     "losetup",
@@ -43,9 +44,12 @@ pub struct HostFile {
     pub bytes: Vec<u8>,
 }
 
-/// The tools and their libraries, each once.
-pub fn collect() -> io::Result<Vec<HostFile>> {
+/// The tools, and their libraries and those of `ours`, each once.
+pub fn collect<'a>(ours: impl Iterator<Item = &'a Path>) -> io::Result<Vec<HostFile>> {
     let mut paths = BTreeSet::new();
+    for program in ours {
+        paths.extend(libraries(program)?);
+    }
     for tool in TOOLS {
         let candidates = DIRECTORIES.iter().map(|directory| Path::new(directory).join(tool));
         if let Some(path) = candidates.into_iter().find(|path| path.is_file()) {

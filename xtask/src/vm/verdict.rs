@@ -4,7 +4,7 @@
 //! passed, no suite and no fact is missing or wrong, and the kernel complained of nothing.
 
 use super::boot::Ended;
-use super::facts::{Expected, daemon_differences};
+use super::facts::Expected;
 use super::protocol::Event;
 
 /// isa-debug-exit makes `code << 1 | 1`. A guest that panics ends with 0, one that hangs is killed.
@@ -57,7 +57,9 @@ pub fn judge(ended: &Ended, expected: &Option<Expected>) -> Vec<String> {
 fn event_problems(event: &Event, expected: Option<&Expected>) -> Vec<String> {
     match event {
         Event::Facts(facts) => expected.map(|expected| expected.differences(facts)).unwrap_or_default(),
-        Event::Daemon(daemon) => daemon_differences(daemon),
+        Event::Daemon(daemon) => {
+            expected.map(|expected| expected.daemon_differences(daemon)).unwrap_or_default()
+        }
         Event::Failed { what } => vec![what.clone()],
         Event::Ended(outcome) => {
             let failed = outcome.failed.iter().map(|test| format!("{}: {test} failed", outcome.suite));
@@ -100,7 +102,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::vm::protocol::{Daemon, Facts, Outcome};
+    use crate::vm::protocol::{Daemon, Facts, LargeFiles, Outcome};
 
     fn good() -> Ended {
         let facts = Facts {
@@ -115,6 +117,8 @@ mod tests {
             serve: "noopen".into(),
             engine: "io_uring".into(),
             probe_tier: "A".into(),
+            probe_programs: vec![],
+            large_files: LargeFiles { files: 3, passthrough: 3, daemon_reads: 0 },
             read_ahead_kb: Some(1024),
             off: vec![],
         };

@@ -1,11 +1,12 @@
 //! `cachectl doctor`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use cache_daemon::control::mountinfo;
+use cache_daemon::control::{Client, Request, mountinfo};
 use cache_daemon::doctor::{self, Check, State};
+use cache_daemon::stats::snapshot::{Degraded, Snapshot};
 
 use super::find::{self, Target};
 use super::{Verdict, table};
@@ -44,7 +45,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     };
     let cache_dir = args.target.cache_dir.clone().or(only.as_ref().map(|daemon| daemon.cache_dir.clone()));
     let mountpoint = mountpoint.or(only.map(|daemon| daemon.mountpoint));
-    let checks = doctor::examine(cache_dir.as_deref(), mountpoint.as_deref());
+    let mut checks = doctor::examine(cache_dir.as_deref(), mountpoint.as_deref());
+    checks.extend(cache_dir.iter().flat_map(|cache_dir| places(cache_dir)));
     if args.json {
         for check in &checks {
             writeln!(out, "{}", serde_json::to_string(check)?)?;
@@ -54,6 +56,34 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     }
     let bad = checks.iter().any(|check| check.state == State::Bad);
     Ok(if bad { Verdict::Problems } else { Verdict::Well })
+}
+
+/// The places of the daemon of `cache_dir`, as it sees them; nothing if none runs.
+fn places(cache_dir: &Path) -> Vec<Check> {
+    let Ok(snapshot) = Client::connect(cache_dir).and_then(|client| client.ask(&Request::Stats)) else {
+        return Vec::new();
+    };
+    let Snapshot { store, degraded, .. } = snapshot;
+    let checks = store.places.into_iter().map(|place| {
+        let name = place.path.display().to_string();
+        match degraded.iter().find(|degraded| degraded.what == name) {
+            Some(Degraded { why, effect, do_what, .. }) => Check {
+                name,
+                state: State::Warn,
+                found: format!("{}: {why}", place.state),
+                effect: effect.clone(),
+                do_what: do_what.clone(),
+            },
+            None => Check {
+                name,
+                state: State::Ok,
+                found: place.state,
+                effect: String::new(),
+                do_what: String::new(),
+            },
+        }
+    });
+    checks.collect()
 }
 
 /// What is well in one line each; what is not with its effect and its cure, which need room.

@@ -32,10 +32,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
-    let (client, path) = match &args.path {
-        Some(path) => find::addressed(path, &args.target)?,
-        None => (find::connect(None, &args.target)?, None),
-    };
+    let (client, path) = find::connect_about(args.path.as_deref(), &args.target)?;
     let dropped: Dropped = client.ask(&Request::Drop { path })?;
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&dropped)?)?;

@@ -33,6 +33,31 @@ pub fn running() -> Result<Vec<RunningDaemon>> {
     Registry::of_user().running().context("cannot look for running daemons")
 }
 
+/// The cache directory of the daemon that `path` is about, and the path in its mount: empty for all of it.
+pub fn addressed(path: &Path, target: &Target) -> Result<(PathBuf, String)> {
+    let running = running()?;
+    let absolute = std::path::absolute(path)?;
+    let inside = |mountpoint: &Path| absolute.strip_prefix(mountpoint).ok().map(Path::to_owned);
+    let found = running.iter().find_map(|daemon| Some((daemon, inside(&daemon.mountpoint)?)));
+    let (cache_dir, relative) = match found {
+        Some((daemon, relative)) if target.cache_dir.is_none() => (daemon.cache_dir.clone(), relative),
+        Some((_, relative)) => (cache_dir(None, target)?, relative),
+        None => {
+            anyhow::ensure!(path.is_relative(), "{} is in no mount of epochcache", path.display());
+            (cache_dir(None, target)?, path.to_owned())
+        }
+    };
+    let text = relative.to_str().context("the path is not UTF-8, and an object's key always is")?;
+    Ok((cache_dir, text.to_owned()))
+}
+
+/// The daemon that `path` is about, and the path in its mount; none: everything.
+pub fn connect_about(path: Option<&Path>, target: &Target) -> Result<(Client, Option<String>)> {
+    let Some(path) = path else { return Ok((connect(None, target)?, None)) };
+    let (cache_dir, relative) = addressed(path, target)?;
+    Ok((Client::connect(&cache_dir)?, Some(relative).filter(|relative| !relative.is_empty())))
+}
+
 fn at(mountpoint: &Path) -> Result<RunningDaemon> {
     let path = mountinfo::resolve(mountpoint).with_context(|| format!("{}", mountpoint.display()))?;
     if let Some(daemon) = running()?.into_iter().find(|daemon| daemon.mountpoint == path) {
@@ -62,24 +87,6 @@ fn the_one() -> Result<RunningDaemon> {
             bail!("several daemons run; name one: {}", names.join(", "))
         }
     }
-}
-
-/// The daemon that `path` is about, and the path in its mount.
-pub fn addressed(path: &Path, target: &Target) -> Result<(Client, Option<String>)> {
-    let running = running()?;
-    let absolute = std::path::absolute(path)?;
-    let inside = |mountpoint: &Path| absolute.strip_prefix(mountpoint).ok().map(Path::to_owned);
-    let found = running.iter().find_map(|daemon| Some((daemon, inside(&daemon.mountpoint)?)));
-    let (dir, relative) = match found {
-        Some((daemon, relative)) if target.cache_dir.is_none() => (daemon.cache_dir.clone(), relative),
-        Some((_, relative)) => (cache_dir(None, target)?, relative),
-        None => {
-            anyhow::ensure!(path.is_relative(), "{} is in no mount of epochcache", path.display());
-            (cache_dir(None, target)?, path.to_owned())
-        }
-    };
-    let text = relative.to_str().context("the path is not UTF-8, and an object's key always is")?;
-    Ok((Client::connect(&dir)?, (!text.is_empty()).then(|| text.to_owned())))
 }
 
 /// `path` from the root, as text that the daemon understands wherever it was started.

@@ -14,6 +14,8 @@ mod epochs;
 mod find;
 mod list;
 mod order;
+mod push;
+mod simulate;
 mod stats;
 mod table;
 mod top;
@@ -31,6 +33,7 @@ Examples:
   cachectl stats --watch             what the one daemon that runs is doing, every 2 seconds
   cachectl stats /mnt/data --json    one JSON object, for scripts (docs/stats.md)
   cachectl top                       who reads, and how fast
+  cachectl push /mnt/data/train      puts files into the page cache ahead of their readers
   cachectl warm /mnt/data/train      stores all of it before it is read
   cachectl umount /mnt/data          unmounts cleanly; cleans up a dead mount
   cachectl doctor                    what is missing on this machine, and what to do
@@ -56,6 +59,8 @@ enum Command {
     Verify(verify::Args),
     /// Forgets what is stored of a path.
     Drop(drop::Args),
+    /// Puts files into the kernel's page cache ahead of their readers.
+    Push(push::Args),
     /// Stores what is below a path before it is read.
     Warm(warm::Args),
     /// Tells the order in which an epoch will be read.
@@ -66,6 +71,8 @@ enum Command {
     Top(top::Args),
     /// Streams the readings of files as they begin and end.
     Trace(trace::Args),
+    /// Plays a trace through eviction policies: hit ratios, bytes, waiting.
+    Simulate(Box<simulate::Args>),
     /// Lists the daemons that run.
     List(list::Args),
 }
@@ -105,11 +112,13 @@ fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
         Command::Umount(args) => umount::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
         Command::Drop(args) => drop::run(&args, out),
+        Command::Push(args) => push::run(&args, out),
         Command::Warm(args) => warm::run(&args, out),
         Command::Order(args) => order::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Trace(args) => trace::run(&args, out),
+        Command::Simulate(args) => simulate::run(&args, out),
         Command::List(args) => list::run(&args, out),
     }
 }

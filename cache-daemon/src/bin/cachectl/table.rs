@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use cache_daemon::stats::planner::PlannerState;
-use cache_daemon::stats::snapshot::{Figure, Snapshot};
+use cache_daemon::stats::snapshot::{Figure, ProbeState, Snapshot};
 use cache_daemon::stats::{LatencySummary, Value};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
@@ -39,7 +39,7 @@ pub fn show(out: &mut dyn Write, snapshot: &Snapshot, before: Option<&Before<'_>
     ratios(out, snapshot, before)?;
     for (component, figures) in components(&snapshot.figures) {
         writeln!(out, "\n{}", component.to_uppercase())?;
-        counts(out, component, &figures, before)?;
+        counts(out, snapshot, component, &figures, before)?;
         latencies(out, component, &figures)?;
     }
     degraded(out, snapshot)
@@ -56,14 +56,35 @@ fn head(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
         units::uptime(daemon.uptime_s)
     )?;
     let readahead = mount.read_ahead_kb.map(|kb| format!("; readahead {kb} KiB")).unwrap_or_default();
-    writeln!(out, "  serve   {} ({}){readahead}", mount.serve, mount.serve_why)?;
+    writeln!(out, "  serve   {} ({}); {}{readahead}", mount.serve, mount.serve_why, mount.io_mode)?;
     let size = units::bytes(store.size_bytes as f64);
     writeln!(out, "  store   {} ({}); {size}", store.engine, store.engine_why)?;
     for place in &store.places {
         writeln!(out, "          {}: {}", place.path.display(), place.state)?;
     }
     writeln!(out, "  probes  tier {} ({})", probes.tier, probes.why)?;
+    for attached in &probes.attached {
+        writeln!(out, "          {attached}{}", cost(probes, attached))?;
+    }
+    for left_out in &probes.left_out {
+        writeln!(out, "          without {}: {}", left_out.program, left_out.why)?;
+    }
     planner(out, &snapshot.planner)
+}
+
+/// What a run of the attached program, `name (hook)`, costs, if that is measured.
+fn cost(probes: &ProbeState, attached: &str) -> String {
+    let name = attached.split(' ').next().unwrap_or_default();
+    let cost = probes.costs.iter().find(|cost| cost.program == name);
+    cost.map_or_else(String::new, |cost| {
+        format!(": {} ns a run, {} runs measured", cost.ns_per_run, units::human(cost.runs, ""))
+    })
+}
+
+/// A figure's or ratio's name, with a mark if it is estimated.
+fn marked(snapshot: &Snapshot, name: &str, shown: &str) -> String {
+    let is_estimated = snapshot.estimated.iter().any(|estimated| estimated == name);
+    if is_estimated { format!("{shown} (estimated)") } else { shown.to_owned() }
 }
 
 fn planner(out: &mut dyn Write, planner: &PlannerState) -> io::Result<()> {
@@ -97,7 +118,7 @@ fn ratios(out: &mut dyn Write, snapshot: &Snapshot, before: Option<&Before<'_>>)
         let now = earlier
             .map(|old| percent(ratio.part.saturating_sub(old.part), ratio.whole.saturating_sub(old.whole)));
         table.add_row([
-            ratio.name.clone(),
+            marked(snapshot, &ratio.name, &ratio.name),
             percent(ratio.part, ratio.whole),
             now.unwrap_or_default(),
             ratio.meaning.clone(),
@@ -127,6 +148,7 @@ fn short<'a>(figure: &'a Figure, component: &str) -> &'a str {
 
 fn counts(
     out: &mut dyn Write,
+    snapshot: &Snapshot,
     component: &str,
     figures: &[&Figure],
     before: Option<&Before<'_>>,
@@ -141,7 +163,7 @@ fn counts(
             _ => String::new(),
         });
         table.add_row([
-            short(figure, component),
+            &*marked(snapshot, &figure.name, short(figure, component)),
             &units::human(count, &figure.unit),
             &change.unwrap_or_default(),
             &figure.meaning,
@@ -185,7 +207,8 @@ fn degraded(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
     Ok(())
 }
 
-fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
+/// Puts numbers under each other.
+pub fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
     for column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -196,7 +219,9 @@ fn right_align(table: &mut Table, columns: std::ops::Range<usize>) {
 #[cfg(test)]
 mod tests {
     use cache_daemon::control::ControlFigures;
+    use cache_daemon::probe::LeftOut;
     use cache_daemon::stats::Description;
+    use cache_daemon::stats::snapshot::ProgramCost;
 
     use super::*;
 
@@ -210,6 +235,10 @@ mod tests {
         let description = Description { name: "fuse_read_latency", unit: "us", meaning: "How long." };
         snapshot.add_row(description, Value::Latency(latency));
         snapshot.add_ratio("hit_ratio", "Hits.", requests, 100);
+        snapshot.estimate(&["hit_ratio", "control_requests"]);
+        snapshot.probes.attached = vec!["pages_got (mm_filemap_get_pages)".into()];
+        snapshot.probes.left_out = vec![LeftOut { program: "read_verified".into(), why: "refused".into() }];
+        snapshot.probes.costs = vec![ProgramCost { program: "pages_got".into(), runs: 5, ns_per_run: 75 }];
         snapshot.degrade("io_uring", "sysctl", "slower", "turn it on");
         snapshot
     }
@@ -226,6 +255,9 @@ mod tests {
         let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what:?} is not in\n{text}"));
         assert!(at("CONTROL") < at(" requests") && at(" requests") < at("FUSE"));
         assert!(at("FUSE") < at("read_latency") && text.contains("1.50 ms"));
+        assert!(text.contains("hit_ratio (estimated)") && text.contains("requests (estimated)"));
+        assert!(text.contains("pages_got (mm_filemap_get_pages): 75 ns a run, 5 runs measured"), "{text}");
+        assert!(text.contains("without read_verified: refused"), "{text}");
         assert!(text.contains("50.0 %") && text.contains("do:    turn it on"));
     }
 

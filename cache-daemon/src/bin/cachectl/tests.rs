@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use cache_daemon::config::Limits;
 use cache_daemon::control::{
-    Answers, CacheDirLock, ControlFigures, Dropped, OrderTold, Refusal, Request, Server, VerifyProgress,
-    WarmProgress,
+    Answers, CacheDirLock, ControlFigures, Dropped, OrderTold, PushProgress, Refusal, Request, Server,
+    VerifyProgress, WarmProgress,
 };
 use cache_daemon::stats::snapshot::Snapshot;
 use clap::Parser;
@@ -40,6 +40,14 @@ impl Answers for StandIn {
                 item(json!(Dropped { objects: 1, bytes: 2048 }));
             }
             Request::Drop { path } => return Err(Refusal(format!("no such file: {path:?}"))),
+            Request::Push { paths } => {
+                let total_files = paths.len() as u64;
+                let half = PushProgress { total_files, elapsed_ms: 500, ..Default::default() };
+                let over_budget_files = u64::from(total_files > 2);
+                let pushed_files = total_files - over_budget_files;
+                let all = PushProgress { pushed_files, over_budget_files, done: true, ..half.clone() };
+                let _ = item(json!(half)) && item(json!(all));
+            }
             // A daemon that dies while it is asked.
             Request::Warm { .. } => {
                 let half = WarmProgress { files: 2, passed_files: 1, ..WarmProgress::default() };
@@ -116,6 +124,19 @@ fn drop_sends_the_path_in_the_mount_and_shows_a_refusal() {
     assert_eq!(text, "dropped 1 objects, 2 KiB\n");
     let (refused, _) = daemon.cachectl(&["drop", "train/b.jpg"]);
     assert!(refused.is_err_and(|error| error.to_string().contains("no such file")));
+}
+
+#[test]
+fn push_exits_with_1_when_some_files_found_no_room() {
+    let daemon = Daemon::new();
+    let (verdict, text) = daemon.cachectl(&["push", "a", "b"]);
+    assert!(verdict.expect("it answers") == Verdict::Well && text.contains("2 of 2 files pushed"), "{text}");
+    assert!(text.contains("4 files/s"), "{text}");
+    let (verdict, text) = daemon.cachectl(&["push", "a", "b", "c"]);
+    assert!(verdict.expect("it answers") == Verdict::Problems);
+    assert!(text.contains("2 of 3 files") && text.contains("1 found no room"), "{text}");
+    let (_, text) = daemon.cachectl(&["push", "a", "--json"]);
+    assert_eq!(text.lines().count(), 2, "{text}");
 }
 
 #[test]

@@ -37,10 +37,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
-    let (client, path) = match &args.path {
-        Some(path) => find::addressed(path, &args.target)?,
-        None => (find::connect(None, &args.target)?, None),
-    };
+    let (client, path) = find::connect_about(args.path.as_deref(), &args.target)?;
     let order = args.order.as_deref().map(find::absolute).transpose()?;
     let terminal = std::io::stdout().is_terminal();
     let (began, mut last, mut failed) = (Instant::now(), None, None);

@@ -7,6 +7,7 @@
 //! Pages are shared between copies until written to, so a snapshot at every write is affordable.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::Rng;
@@ -111,17 +112,17 @@ impl Media {
         Moment(self.completions)
     }
 
-    /// Makes durable what had completed at `submitted`.
-    pub(super) fn sync(&mut self, submitted: Moment) {
-        for write in self.take_dirty(submitted) {
+    /// Makes durable what of `part` had completed at `submitted`.
+    pub(super) fn sync(&mut self, submitted: Moment, part: &Range<u64>) {
+        for write in self.take_dirty(submitted, part) {
             self.durable.write(write.at, &write.data);
         }
     }
 
     /// A sync that failed: what it covered is forgotten to be dirty and will never become durable. Of the
     /// cache some is gone and some still shows it, like Linux's pages after a failed writeback.
-    pub(super) fn fail_sync(&mut self, submitted: Moment, rng: &mut impl Rng) {
-        for write in self.take_dirty(submitted) {
+    pub(super) fn fail_sync(&mut self, submitted: Moment, part: &Range<u64>, rng: &mut impl Rng) {
+        for write in self.take_dirty(submitted, part) {
             if rng.random_bool(0.5) {
                 let mut before = vec![0; write.data.len()];
                 self.durable.read(write.at, &mut before);
@@ -130,11 +131,23 @@ impl Media {
         }
     }
 
-    fn take_dirty(&mut self, submitted: Moment) -> Vec<Unsynced> {
-        let covered = |write: &Unsynced| write.completed.is_some_and(|completed| completed <= submitted);
+    fn take_dirty(&mut self, submitted: Moment, part: &Range<u64>) -> Vec<Unsynced> {
+        let covered = |write: &Unsynced| {
+            part.contains(&write.at) && write.completed.is_some_and(|completed| completed <= submitted)
+        };
         let (dirty, kept) = std::mem::take(&mut self.unsynced).into_iter().partition(covered);
         self.unsynced = kept;
         dirty
+    }
+
+    /// Makes `part`, which consists of whole pages, zeros for good.
+    pub(super) fn discard(&mut self, part: &Range<u64>) {
+        let numbers = part.start / PAGE_BYTES as u64..part.end.div_ceil(PAGE_BYTES as u64);
+        for pages in [&mut self.durable, &mut self.visible] {
+            let there: Vec<u64> = pages.0.range(numbers.clone()).map(|(number, _)| *number).collect();
+            there.iter().for_each(|number| _ = pages.0.remove(number));
+        }
+        self.unsynced.retain(|write| !part.contains(&write.at));
     }
 
     /// Loses power: each unsynced write lands whole, not at all, or in some of its sectors.

@@ -2,7 +2,7 @@
 //!
 //! It lies, stalls, tears and loses power: the plan is in [`Faults`], the switch and the snapshots in
 //! [`SimDevice`], the rules of what survives in `media`. [`SimEngine`] drives it through the same
-//! interface as the real engines, without sleeping.
+//! interface as the real engines, without sleeping. [`SimDirectory`] has files on it, with names.
 //!
 //! Invariants
 //! - What a sync that returned Ok covers survives every power cut (unless rot or a lying write got it).
@@ -10,6 +10,7 @@
 //! - One thread and one seed: the same calls give the same results, completions and survivors.
 
 mod device;
+mod directory;
 mod engine;
 mod faults;
 mod media;
@@ -17,5 +18,6 @@ mod media;
 mod tests;
 
 pub use device::SimDevice;
+pub use directory::SimDirectory;
 pub use engine::SimEngine;
 pub use faults::{Faults, Injected};

@@ -311,3 +311,25 @@ fn rot_flips_as_many_bits_as_it_is_told() {
     assert_eq!(read_block(&device, 77).iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
     assert_eq!(device.injected().rotten_bits, 1);
 }
+
+#[test]
+fn a_sync_of_a_part_makes_that_part_durable_and_nothing_else() {
+    let device = SimDevice::new(1 << 20, 1);
+    let [first, second] = [0..8192, 8192..12_288].map(|part| device.part(part));
+    assert_eq!((first.size_bytes(), second.size_bytes()), (8192, 4096));
+    write_block(&first, 1, 1);
+    write_block(&second, 0, 2);
+    first.sync().unwrap();
+    assert!(second.write_at(&[3; BLOCK], DeviceOffset(BLOCK as u64)).is_err(), "past its end");
+    let mut lost = 0;
+    for seed in 0..50 {
+        let copy = device.reopen();
+        copy.power_cut(&mut StdRng::seed_from_u64(seed));
+        let copy = copy.reopen();
+        assert_eq!(read_block(&copy, 1), [1; BLOCK]);
+        lost += u32::from(read_block(&copy, 2) != [2; BLOCK]);
+    }
+    assert!(lost > 10, "{lost}");
+    first.discard();
+    assert_eq!((read_block(&device, 1), read_block(&device, 2)), ([0; BLOCK], [2; BLOCK]));
+}

@@ -164,7 +164,12 @@ impl Fake {
         let page_keys = get("max-keys").parse().unwrap_or(usize::MAX).min(self.behaviour.page_keys);
         // What the page shows: keys, and each directory once in place of its keys.
         let mut shown: Vec<(String, bool)> = Vec::new();
-        for key in self.objects.keys().filter(|key| key.starts_with(prefix)) {
+        let from = after.max(prefix).to_owned();
+        for key in self.objects.range(from..).map(|(key, _)| key) {
+            // What follows is past the prefix, or on pages that come later.
+            if !key.starts_with(prefix) || shown.len() > page_keys {
+                break;
+            }
             let item = match key[prefix.len()..].split_once(delimiter) {
                 Some((name, _)) if !delimiter.is_empty() => (format!("{prefix}{name}{delimiter}"), true),
                 _ => (key.clone(), false),

@@ -9,6 +9,9 @@
 /// Characters of a name that are varied: as many as a long number or the head of a hash has.
 const VARIED_MAX: usize = 16;
 
+/// Points made, at most: enough for a share of them to mean something, 200 KiB at most.
+const POINTS_MAX: usize = 4096;
+
 const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A guessed key: the last key up to `place`, then `character`.
@@ -39,16 +42,19 @@ pub fn after(first: &str, last: &str, from: usize) -> Vec<Step> {
     varied.rev().filter(|(_, byte)| byte.is_ascii_alphanumeric()).flat_map(larger).collect()
 }
 
-/// Keys spread evenly from about `last` to about `top`: two characters at the place where they differ.
+/// Keys spread evenly from about `last` to about `top`: a few characters at the place where they differ.
 pub fn points(last: &str, top: Step) -> Vec<String> {
     let head = &last[..top.place];
     let first = last.as_bytes()[top.place];
     let alphabet = alphabet_of(last, top);
     let leading = alphabet.iter().filter(|&&letter| letter >= first && letter <= top.character);
-    let pair = |&leading: &u8| {
-        alphabet.iter().map(move |&next| format!("{head}{}{}", char::from(leading), char::from(next)))
-    };
-    leading.flat_map(pair).collect()
+    let mut points: Vec<String> = leading.map(|&letter| format!("{head}{}", char::from(letter))).collect();
+    while !points.is_empty() && points.len() * alphabet.len() <= POINTS_MAX {
+        let longer =
+            |point: &String| alphabet.iter().map(|&next| format!("{point}{}", char::from(next))).collect();
+        points = points.iter().flat_map::<Vec<_>, _>(longer).collect();
+    }
+    points
 }
 
 /// Decimal, hexadecimal of either case, or all.
@@ -83,14 +89,14 @@ mod tests {
         let top = top("train/ILSVRC2012_val_0004000.jpg", last, "train/ILSVRC2012_val_0999999.jpg");
         assert_eq!(top.key(last), "train/ILSVRC2012_val_09");
         let points = points(last, top);
-        assert!(points.len() == 100 && points[99].ends_with("_val_099"), "{points:?}");
+        assert!(points.len() == 1000 && points[999].ends_with("_val_0999"), "{points:?}");
     }
 
     #[test]
     fn hashes_are_cut_in_sixteenths() {
         let last = "set/0012ab9f";
         let points = points(last, top("set/000812ff", last, "set/fff"));
-        assert_eq!((points.len(), &*points[0], &*points[255]), (256, "set/00", "set/ff"));
+        assert_eq!((points.len(), &*points[0], &*points[4095]), (4096, "set/000", "set/fff"));
     }
 
     proptest! {

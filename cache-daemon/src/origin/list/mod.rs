@@ -17,6 +17,7 @@
 pub mod directory;
 mod guess;
 pub mod other;
+mod progress;
 pub mod s3;
 pub mod split;
 pub mod xml;

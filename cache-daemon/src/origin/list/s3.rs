@@ -3,7 +3,7 @@
 //! One flat listing of the prefix, never one LIST per directory. The first page is asked for alone; if
 //! more follow, up to [`PROBES_MAX`] requests with a delimiter learn the names of the directories, which
 //! become split points, and the parts (`split.rs`) are listed at the same time. Where directories are
-//! few or large, [`FLAT_PAGES`] more pages are listed and the split points guessed (`guess.rs`). So a
+//! few, large, or more than a page names, [`FLAT_PAGES`] more pages are listed and the split points guessed (`guess.rs`). So a
 //! listing of n keys costs about n/1000 requests, one more for each part, and a dozen at most to split.
 //!
 //! Keys are asked for url-encoded, because XML cannot carry control characters. Some servers
@@ -17,6 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use tokio::sync::OnceCell;
 
 use super::guess;
+use super::progress::Progress;
 use super::split::{self, KeyRange, PARTS_MAX};
 use super::xml::{self, Page};
 use super::{PAGE_KEYS, Pages, Stopped};
@@ -56,11 +57,25 @@ struct Reached {
     last: String,
 }
 
+impl Reached {
+    fn is_within(&self, directory: &str) -> bool {
+        self.first.starts_with(directory) && self.last.starts_with(directory)
+    }
+}
+
 impl Page {
     fn reached(&self) -> Option<Reached> {
         let (first, last) = (self.entries.first()?.key.clone(), self.entries.last()?.key.clone());
         Some(Reached { first, last })
     }
+}
+
+/// What the requests with a delimiter found.
+struct Directories {
+    /// Whole keys ending with `/`, in no order.
+    names: Vec<String>,
+    /// There are more.
+    is_cut: bool,
 }
 
 /// One request's parameters.
@@ -139,19 +154,24 @@ impl<'a> Lister<'a> {
     }
 
     async fn list_parts(&self, after: &str, pages: &Pages) -> Result<(), Stopped> {
-        let directories = self.directories().await?;
-        let passed = directories.iter().filter(|point| point.as_str() <= after).count();
-        match split::parts(directories.len(), passed) {
-            1 => self.list_flat(after, directories, pages).await,
-            _ => self.list_split(after, directories, passed, pages).await,
+        let Directories { names, is_cut } = self.directories().await?;
+        let passed = names.iter().filter(|point| point.as_str() <= after).count();
+        match split::parts(names.len(), passed) {
+            parts if parts > 1 && !is_cut => self.list_split(after, names, passed, pages).await,
+            _ => self.list_flat(after, names, pages).await,
         }
     }
 
-    /// Few directories, or large ones: on for some pages, then split at guessed points as well.
+    /// Directories are few, large, or more than one page names: on for some pages, then split at guessed
+    /// points as well.
     async fn list_flat(&self, after: &str, mut points: Vec<String>, pages: &Pages) -> Result<(), Stopped> {
         let rest = KeyRange { after: after.to_owned(), last: None };
-        let Some(reached) = self.list_range(rest, FLAT_PAGES, pages).await? else { return Ok(()) };
-        if let Some(top) = self.farthest(&reached).await? {
+        let unknown = Progress::begin(Vec::new(), &self.origin.figures);
+        let Some(reached) = self.list_range(rest, FLAT_PAGES, &unknown, pages).await? else { return Ok(()) };
+        let holder =
+            points.iter().filter(|directory| reached.is_within(directory)).max_by_key(|name| name.len());
+        let within = holder.unwrap_or(&self.origin.store.prefix);
+        if let Some(top) = self.farthest(&reached, within).await? {
             points.extend(guess::points(&reached.last, top));
         }
         let in_last_page = |point: &&String| **point > reached.first && **point <= reached.last;
@@ -167,24 +187,25 @@ impl<'a> Lister<'a> {
         pages: &Pages,
     ) -> Result<(), Stopped> {
         let parts = split::parts(points.len(), passed);
-        let ranges = split::ranges(after, points, parts);
+        let points = split::points_after(after, points);
+        let ranges = split::ranges(after, &points, parts);
         tracing::debug!(url = self.origin.url, parts = ranges.len(), "listing in parallel");
+        let progress = Progress::begin(points, &self.origin.figures);
         stream::iter(ranges.into_iter().map(Ok))
             .try_for_each_concurrent(PARTS_MAX, async |range| {
-                self.list_range(range, usize::MAX, pages).await.map(drop)
+                self.list_range(range, usize::MAX, &progress, pages).await.map(drop)
             })
             .await
     }
 
-    /// The largest guess that keys follow: a binary search with a request for one key a step.
-    async fn farthest(&self, reached: &Reached) -> Result<Option<guess::Step>, OriginError> {
+    /// The largest guess that keys below `prefix` follow: a binary search with a request for one key a step.
+    async fn farthest(&self, reached: &Reached, prefix: &str) -> Result<Option<guess::Step>, OriginError> {
         let Reached { first, last } = reached;
-        let steps = guess::after(first, last, self.origin.store.prefix.len());
+        let steps = guess::after(first, last, prefix.len());
         let (mut low, mut high) = (0, steps.len());
         while low < high {
             let middle = (low + high) / 2;
             let start_after = &steps[middle].key(last);
-            let prefix = &self.origin.store.prefix;
             let query = Query { prefix, start_after, max_keys: Some(1), ..Query::default() };
             match self.page(query).await?.entries.is_empty() {
                 true => high = middle,
@@ -194,20 +215,29 @@ impl<'a> Lister<'a> {
         Ok(low.checked_sub(1).map(|at| steps[at]))
     }
 
-    /// Names of directories below the prefix, whole keys ending with `/`: not all, and in no order.
-    async fn directories(&self) -> Result<Vec<String>, OriginError> {
-        let top = self.directories_below(self.origin.store.prefix.clone()).await?;
-        if top.is_empty() || top.len() >= PROBES_MAX {
-            return Ok(top);
+    /// Directories below the prefix; if they are few, with the directories below those. Where a page does
+    /// not name all of a directory's, none of them: points at its beginning would split nothing but that.
+    async fn directories(&self) -> Result<Directories, OriginError> {
+        let mut found = self.directories_below(self.origin.store.prefix.clone()).await?;
+        if found.names.is_empty() || found.names.len() >= PROBES_MAX {
+            return Ok(found);
         }
-        let probes = stream::iter(top.clone()).map(|directory| self.directories_below(directory));
-        let children: Vec<Vec<String>> = probes.buffered(PROBES_MAX).try_collect().await?;
-        Ok(top.into_iter().chain(children.into_iter().flatten()).collect())
+        let probes = stream::iter(found.names.clone()).map(|directory| self.directories_below(directory));
+        let children: Vec<Directories> = probes.buffered(PROBES_MAX).try_collect().await?;
+        for Directories { names, is_cut } in children {
+            found.names.extend(names);
+            found.is_cut |= is_cut;
+        }
+        Ok(found)
     }
 
-    async fn directories_below(&self, prefix: String) -> Result<Vec<String>, OriginError> {
+    async fn directories_below(&self, prefix: String) -> Result<Directories, OriginError> {
         let query = Query { prefix: &prefix, by_directory: true, ..Query::default() };
-        Ok(self.page(query).await?.prefixes)
+        let page = self.page(query).await?;
+        Ok(match page.truncated && page.prefixes.len() >= PROBES_MAX {
+            true => Directories { names: Vec::new(), is_cut: true },
+            false => Directories { names: page.prefixes, is_cut: page.truncated },
+        })
     }
 
     /// Lists `range`, at most `pages_max` pages of it; says where it stopped if it is not done.
@@ -215,9 +245,11 @@ impl<'a> Lister<'a> {
         &self,
         range: KeyRange,
         pages_max: usize,
+        progress: &Progress<'_>,
         pages: &Pages,
     ) -> Result<Option<Reached>, Stopped> {
-        let mut after = range.after;
+        let mut part = progress.part(&range);
+        let mut after = range.after.clone();
         let mut token: Option<String> = None;
         for page_number in 1.. {
             let query = Query {
@@ -240,9 +272,15 @@ impl<'a> Lister<'a> {
             token = page.next_token.take();
             pages.send(self.listed(page)).await?;
             match reached {
-                _ if done => return Ok(None),
+                _ if done => {
+                    part.done(&range);
+                    return Ok(None);
+                }
                 Some(reached) if page_number == pages_max => return Ok(Some(reached)),
-                Some(reached) if reached.last > after => after = reached.last,
+                Some(reached) if reached.last > after => {
+                    part.reached(&reached.last);
+                    after = reached.last;
+                }
                 _ if token.is_some() => {}
                 _ => return Err(self.no_token().into()),
             }

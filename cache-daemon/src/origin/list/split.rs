@@ -26,11 +26,16 @@ pub fn parts(points: usize, passed: usize) -> usize {
     (pages / 2).clamp(1, PARTS_MAX)
 }
 
-/// Cuts the keys after `after` into at most `parts` ranges, at some of `points`.
-pub fn ranges(after: &str, mut points: Vec<String>, parts: usize) -> Vec<KeyRange> {
+/// Of `points`, those after `after`: ascending, each once.
+pub fn points_after(after: &str, mut points: Vec<String>) -> Vec<String> {
     points.retain(|point| point.as_str() > after);
     points.sort_unstable();
     points.dedup();
+    points
+}
+
+/// Cuts the keys after `after` into at most `parts` ranges, at some of `points`, which ascend from there.
+pub fn ranges(after: &str, points: &[String], parts: usize) -> Vec<KeyRange> {
     let cuts = points.len().min(parts.max(1) - 1);
     let mut start = after.to_owned();
     let mut ranges = Vec::with_capacity(cuts + 1);
@@ -72,7 +77,7 @@ mod tests {
             after in "[a-c/]{0,4}", points in prop::collection::vec("[a-c/]{0,4}", 0..30),
             keys in prop::collection::vec("[a-d/]{0,5}", 0..50), parts in 0_usize..20,
         ) {
-            let ranges = ranges(&after, points.clone(), parts);
+            let ranges = ranges(&after, &points_after(&after, points.clone()), parts);
             prop_assert!(ranges.len() <= parts.max(1));
             for key in keys.iter().chain(&points) {
                 let holders = ranges.iter().filter(|range| range.contains(key)).count();

@@ -205,6 +205,54 @@ async fn a_listing_that_breaks_off_halfway_does_not_look_complete() {
     }
 }
 
+#[tokio::test]
+async fn while_a_long_listing_runs_its_share_is_about_that_of_the_keys_that_came() {
+    let trees = [tree(200, 100), (0..20_000).map(|n| format!("flat_{n:06}.jpg")).collect::<Vec<_>>()];
+    for tree in trees {
+        let fake = Fake::serve(tree.clone(), Behaviour { page_keys: 210, ..Behaviour::default() }).await;
+        let (origin, figures) = fake.origin("s3://bucket");
+        let (mut pages, mut came, mut seen) = (origin.list(), 0, Vec::new());
+        while let Some(page) = pages.recv().await {
+            came += page.unwrap().len();
+            if let Some(share) = figures.listing_share() {
+                seen.push((share, figures.keys_listed.get() as f64 / tree.len() as f64));
+            }
+        }
+        assert_eq!((came, figures.listing_share()), (tree.len(), Some(1.0)));
+        let off = seen.iter().map(|(share, came)| (share - came).abs()).fold(0.0, f64::max);
+        assert!(seen.len() > 20 && off < 0.2, "{off} off in {} moments", seen.len());
+        assert!(seen.is_sorted_by(|a, b| a.0 <= b.0));
+    }
+}
+
+#[tokio::test]
+async fn more_directories_than_a_page_names_are_split_all_the_same() {
+    let tree = tree(3000, 7);
+    let behaviour = Behaviour { page_keys: 100, ..Behaviour::default() };
+    let fake = Fake::serve(tree.clone(), behaviour).await;
+    let (origin, _) = fake.origin("s3://bucket");
+    assert_eq!(keys(&origin).await, tree.into_iter().collect());
+    let lists = fake.lists.lock();
+    // Pages that follow in one part go on by token; the longest part is a fraction of the 210 pages.
+    let mut starts: Vec<_> = lists.iter().filter_map(|query| query.split("start-after=").nth(1)).collect();
+    starts.sort_unstable();
+    assert!(lists.len() < 250 && starts.len() > 12, "{} requests, starts: {starts:?}", lists.len());
+}
+
+#[tokio::test]
+async fn a_large_flat_directory_beside_a_small_one_is_split_within() {
+    let names = |directory: &str, count: usize| -> Vec<String> {
+        (0..count).map(|n| format!("{directory}/ILSVRC2012_{n:08}.JPEG")).collect()
+    };
+    let both = [names("train", 20_000), names("val", 600)].concat();
+    let fake = Fake::serve(below("set/", &both), Behaviour { page_keys: 200, ..Behaviour::default() }).await;
+    let (origin, _) = fake.origin("s3://bucket/set");
+    assert_eq!(keys(&origin).await, both.into_iter().collect());
+    let lists = fake.lists.lock();
+    let starts = lists.iter().filter(|query| query.contains("start-after=set%2Ftrain")).count();
+    assert!(lists.len() <= 103 + 4 + 10 + 16 && starts > 16, "{} requests, {starts} starts", lists.len());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 

@@ -10,16 +10,15 @@
 //! second try would succeed without it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::file::BackingFile;
 use super::queue::{Append, Next};
-use super::shelf::{self, Handles, file_bytes};
+use super::shelf::{Handles, file_bytes};
+use super::space::Charge;
 use super::volume_files::VolumeFiles;
 use crate::io::{Buffer, DeviceOffset};
 use crate::object::CHUNK_BYTES;
@@ -50,8 +49,8 @@ pub struct Filler {
     dirty_bytes: u64,
     dirty_since: Option<Instant>,
     gave_back: Instant,
-    /// Directories with new names.
-    directories: BTreeSet<PathBuf>,
+    /// Files whose names are not durable.
+    named: Vec<Arc<BackingFile>>,
 }
 
 struct Open {
@@ -81,28 +80,32 @@ impl Filler {
             dirty_since: None,
             gave_back: clock(),
             clock,
-            directories: BTreeSet::new(),
+            named: Vec::new(),
         }
     }
 
     /// Works until the queue is closed.
     pub fn run(mut self) {
-        loop {
-            let wait = self.until_sync().unwrap_or(GIVE_BACK_EVERY);
-            match self.volume.queue(self.number).next(wait) {
-                Next::Remove(files) => files.into_iter().for_each(|file| self.remove(file)),
-                Next::Append(append) => self.append(&append),
-                Next::Sync(done) => done(self.sync()),
-                Next::Idle => {}
-                Next::Closed => break,
-            }
-            if self.until_sync() == Some(Duration::ZERO) || self.dirty_bytes >= self.limits.sync_bytes {
-                // Whoever needs to know of a failure asks for a sync; what failed is forgotten.
-                let _ = self.sync();
-            }
-            self.give_back();
-        }
+        while self.step(GIVE_BACK_EVERY) {}
         let _ = self.sync();
+    }
+
+    /// Does what there is to do, or waits up to `wait` for it; false once the queue is closed.
+    pub fn step(&mut self, wait: Duration) -> bool {
+        let wait = self.until_sync().map_or(wait, |until_sync| until_sync.min(wait));
+        match self.volume.queue(self.number).next(wait) {
+            Next::Remove(files) => files.into_iter().for_each(|file| self.remove(file)),
+            Next::Append(append) => self.append(&append),
+            Next::Sync(done) => done(self.sync()),
+            Next::Idle => {}
+            Next::Closed => return false,
+        }
+        if self.until_sync() == Some(Duration::ZERO) || self.dirty_bytes >= self.limits.sync_bytes {
+            // Whoever needs to know of a failure asks for a sync; what failed is forgotten.
+            let _ = self.sync();
+        }
+        self.give_back();
+        true
     }
 
     /// Gives back what files do not need, now and then: a file that follows another uses what that had.
@@ -200,10 +203,10 @@ impl Filler {
 
     /// Makes a file with its space, which counts from then on.
     fn create(&mut self, append: &Append) -> Result<Arc<BackingFile>, Rejection> {
-        let VolumeFiles { shelf, lender, inventory, directory_charge, .. } = &*self.volume;
+        let VolumeFiles { shelf, inventory, directory_charge, .. } = &*self.volume;
         let identity = shelf.identity(append.key.object, append.object_bytes);
         let most = file_bytes(identity.object_bytes);
-        let charge = lender.charge(most + NAMES_BYTES)?;
+        let charge = self.charge(most + NAMES_BYTES)?;
         let handles = shelf.create(&identity).map_err(|error| self.failed("making a file", &error))?;
         let path = shelf.path(&identity.object);
         let measured =
@@ -214,14 +217,24 @@ impl Filler {
         if !fits || !inventory.insert(file.clone()) {
             drop(handles);
             // What cannot be removed is found at the next start.
-            let _ = shelf::remove(&path);
+            let _ = shelf.remove_now(&path);
             return Err(if fits { Rejection::Busy } else { Rejection::Full });
         }
-        self.directories.extend([shelf.root().to_owned(), shelf.directory(&append.key.object)]);
+        self.named.push(file.clone());
         self.volume.volume.figures.files_created.increment();
         self.volume.volume.figures.files.add(1);
         self.keep_open(Open { handles, file: file.clone() });
         Ok(file)
+    }
+
+    /// Space of so many bytes: what files that are being removed have, if there is no other.
+    fn charge(&self, bytes: u64) -> Result<Charge, Rejection> {
+        loop {
+            match self.volume.lender.charge(bytes) {
+                Err(Rejection::Full) if self.volume.shelf.wait_for_removal(self.limits.deadline) => {}
+                charged => return charged,
+            }
+        }
     }
 
     fn write(&mut self, file: &Arc<BackingFile>, at: u64, data: &[u8]) -> io::Result<()> {
@@ -233,7 +246,7 @@ impl Filler {
             self.buffer[..pages.len()].copy_from_slice(pages);
             handles.direct.write_all_at(&self.buffer[..pages.len()], DeviceOffset(at))?;
         }
-        handles.plain.write_all_at(rest, at + pages.len() as u64)
+        handles.plain.write_all_at(rest, DeviceOffset(at) + pages.len())
     }
 
     /// Makes `file` the last of those that are open.
@@ -258,13 +271,24 @@ impl Filler {
     fn remove(&mut self, file: Arc<BackingFile>) {
         self.open.retain(|open| !Arc::ptr_eq(&open.file, &file));
         self.dirty.retain(|dirty| !Arc::ptr_eq(dirty, &file));
-        // One that was made since has the name now, and the old file has lost it.
-        let is_replaced = self.volume.inventory.get(&file.identity().object).is_some();
-        if !is_replaced && let Err(error) = shelf::remove(file.path()) {
-            self.failed("removing a file", &error);
-            // Its space stays counted.
-            std::mem::forget(file);
+        self.named.retain(|named| !Arc::ptr_eq(named, &file));
+        let object = file.identity().object;
+        let now_there = self.volume.inventory.get(&object);
+        if now_there.is_some_and(|now| now.identity().volume == file.identity().volume) {
+            // It has the name now, and the old file has lost it.
+            return;
         }
+        let (volume, clock) = (self.volume.clone(), self.clock.clone());
+        let done = move |removed: io::Result<()>| match removed {
+            // With its space, unless somebody has it open.
+            Ok(()) => drop(file),
+            Err(error) => {
+                volume.failed("removing a file", &error, clock());
+                // Its space stays counted.
+                std::mem::forget(file);
+            }
+        };
+        self.volume.shelf.remove(object, Box::new(done));
     }
 
     /// Makes everything durable that was stored.
@@ -276,13 +300,36 @@ impl Filler {
         for file in std::mem::take(&mut self.dirty) {
             outcome = outcome.and(self.sync_file(&file));
         }
-        for directory in std::mem::take(&mut self.directories) {
-            if let Err(error) = File::open(&directory).and_then(|directory| directory.sync_all()) {
+        outcome.and(self.sync_names())
+    }
+
+    /// Makes the names of new files durable, or drops those whose directory fails.
+    fn sync_names(&mut self) -> Result<(), SyncFailed> {
+        let mut named = std::mem::take(&mut self.named);
+        named.retain(|file| !file.is_gone());
+        let shelf = &self.volume.shelf;
+        let directory = |file: &BackingFile| shelf.directory(&file.identity().object);
+        let mut directories: BTreeSet<PathBuf> = named.iter().map(|file| directory(file)).collect();
+        directories.extend((!named.is_empty()).then(|| shelf.root().to_owned()));
+        directories.retain(|directory| match shelf.sync_directory(directory) {
+            Ok(()) => false,
+            Err(error) => {
                 self.failed("a sync of a directory", &error);
-                outcome = Err(SyncFailed);
+                true
             }
+        });
+        if directories.is_empty() {
+            return Ok(());
         }
-        outcome
+        named.retain(|file| directories.contains(shelf.root()) || directories.contains(&directory(file)));
+        named.iter().for_each(|file| self.poison(file));
+        Err(SyncFailed)
+    }
+
+    /// Drops a file of which nobody knows what is durable.
+    fn poison(&self, file: &Arc<BackingFile>) {
+        self.volume.volume.figures.poisoned_files.increment();
+        self.volume.remove(file);
     }
 
     /// Makes durable what is in `file`, or drops it.
@@ -297,8 +344,7 @@ impl Filler {
         figures.device_sync_latency.record((self.clock)().saturating_duration_since(began));
         synced.map_err(|error| {
             self.failed("a sync of a file", &error);
-            figures.poisoned_files.increment();
-            self.volume.remove(file);
+            self.poison(file);
             SyncFailed
         })
     }
@@ -311,14 +357,7 @@ impl Filler {
         handles.write_map(&file.next_map())
     }
 
-    /// A system call failed. What that means for whoever asked.
     fn failed(&self, what: &str, error: &io::Error) -> Rejection {
-        if error.raw_os_error() == Some(libc::ENOSPC) {
-            self.volume.volume.figures.out_of_space.increment();
-            tracing::warn!(volume = %self.volume.volume.name, "{what} found no space though it was reserved");
-            return Rejection::Full;
-        }
-        self.volume.volume.device_failed(what, error, (self.clock)());
-        Rejection::Failed
+        self.volume.failed(what, error, (self.clock)())
     }
 }

@@ -5,7 +5,7 @@
 //! complete and verified, [`Files::complete`] gives it out for passthrough.
 //!
 //! From the bottom: [`map`] (what is beside a file on disk), [`space`] and [`lender`] (one account with
-//! the segments), [`mod@file`], [`shelf`] (a directory of them), [`inventory`] (all of them), [`queue`] and
+//! the segments), [`mod@file`], [`disk`] and [`shelf`] (a directory of them), [`inventory`] (all of them), [`queue`] and
 //! [`filler`] (writing), [`open_files`] and [`reader`] (reading), [`verifier`], [`watch`].
 //!
 //! Invariants
@@ -14,6 +14,7 @@
 //! - A chunk is there after its write completed, and durable when the map that speaks of it is.
 //! - A file with damage is removed as a whole: the kernel may be serving it, and checks nothing.
 
+mod disk;
 mod file;
 mod filler;
 mod inventory;
@@ -32,6 +33,7 @@ mod watch;
 mod tests;
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -42,6 +44,7 @@ use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
+use self::disk::Disk;
 use self::file::BackingFile;
 use self::filler::Filler;
 use self::inventory::Inventory;
@@ -56,9 +59,10 @@ use self::volume_files::VolumeFiles;
 use super::answer::{AppendAnswer, ReadAnswer};
 use super::config::Clock;
 use super::reader::{Purpose, count_miss};
+use super::roster::Roster;
 use super::writer::SyncFailed;
-use super::{Appended, Handle, Miss, Rejection, StoreConfig, StoreError};
-use crate::io::{BufferPool, EngineOptions, engine};
+use super::{Appended, Handle, Miss, Place, Rejection, StoreConfig};
+use crate::io::{BufferPool, Remover, engine};
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::stats::store::StoreFigures;
 
@@ -77,7 +81,7 @@ pub(super) struct Opened {
 /// All backing files of a store.
 pub(super) struct Files {
     inventory: Arc<Inventory>,
-    volumes: Vec<Arc<VolumeFiles>>,
+    volumes: Arc<Roster<Arc<VolumeFiles>>>,
     file_from: u64,
     queue_max: QueueMax,
     figures: Arc<StoreFigures>,
@@ -132,23 +136,12 @@ impl CompleteFile {
 }
 
 impl Files {
-    /// The files of the volumes that are directories, with their threads running.
-    pub fn start(
-        config: &StoreConfig,
-        handles: &[Handle],
-        opened: Vec<Opened>,
-        figures: &Arc<StoreFigures>,
-    ) -> Result<Self, StoreError> {
-        let inventory = Arc::<Inventory>::default();
+    /// No files yet, with the threads running that volumes share.
+    pub fn start(config: &StoreConfig, figures: &Arc<StoreFigures>) -> io::Result<Self> {
         let (stop, stopped) = bounded(0);
         let files = Self {
-            inventory: inventory.clone(),
-            volumes: handles
-                .iter()
-                .zip(opened)
-                .filter(|(handle, _)| !handle.medium.is_device())
-                .map(|(handle, opened)| volume_files(config, handle, opened, inventory.clone()))
-                .collect(),
+            inventory: Arc::default(),
+            volumes: Arc::new(Roster::new(config.places.len())),
             file_from: config.file_from,
             queue_max: QueueMax { jobs: config.queue, bytes: config.queue_bytes / FILLERS as u64 },
             figures: figures.clone(),
@@ -157,66 +150,73 @@ impl Files {
             fillers: Mutex::default(),
             others: Mutex::default(),
         };
-        let found = inventory.all().len() as u64;
-        figures.files.set(found);
-        figures.recovered_files.add(found);
-        inventory.ask_to_verify();
-        let started = files.start_threads(config, &stopped);
-        if let Err(error) = started {
-            handles.iter().for_each(|handle| handle.volume.close());
-            files.close_fillers(Duration::from_secs(1));
-            files.close_readers();
-            let place = handles.first().map_or_else(String::new, |handle| handle.volume.name.clone());
-            return Err(StoreError::Io { place, what: "start threads for", source: error });
-        }
-        Ok(files)
-    }
-
-    fn start_threads(&self, config: &StoreConfig, stopped: &Receiver<()>) -> std::io::Result<()> {
-        let spawn =
-            |name: String, run: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name).spawn(run);
-        for volume in &self.volumes {
-            let number = volume.volume.number;
-            for filler in 0..FILLERS {
-                let pool = BufferPool::new(1, CHUNK_BYTES as usize)?;
-                let buffer = pool.take().expect("it has one buffer");
-                let run = Filler::new(volume.clone(), filler, config.writer, config.clock.clone(), buffer);
-                let thread = spawn(format!("store-f{number}.{filler}"), Box::new(move || run.run()))?;
-                self.fillers.lock().push(thread);
-            }
-            let mut readers = Vec::new();
-            for reader in 0..config.read_threads {
-                // Half of what small objects have: these reads are larger.
-                let depth = (config.read_depth / 2).max(2);
-                let pool = BufferPool::new(depth as u16, CHUNK_BYTES as usize)?;
-                // No polling: the kernel serves most of these bytes by itself, and a core is a core.
-                let options = EngineOptions { depth, ..EngineOptions::default() };
-                let (engine, _) = engine(config.engine, &pool, &options)?;
-                let waker = engine.waker();
-                let (sender, requests) = bounded(config.queue);
-                let run = Reader::new(volume.clone(), (engine, pool), config.read_deadline, requests);
-                let clock = config.clock.clone();
-                let name = format!("store-g{number}.{reader}");
-                self.others.lock().push(spawn(name, Box::new(move || run.run(&clock)))?);
-                readers.push((sender, waker));
-            }
-            assert!(volume.readers.set(readers).is_ok(), "readers are started once");
-        }
-        if self.volumes.is_empty() {
-            return Ok(());
+        if config.places.iter().all(|place| matches!(place, Place::Device(_))) {
+            return Ok(files);
         }
         let verifier = Verifier {
-            volumes: self.volumes.clone(),
+            volumes: files.volumes.clone(),
+            inventory: files.inventory.clone(),
             bytes_per_s: config.verify_bytes_per_s,
             deadline: config.read_deadline,
             clock: config.clock.clone(),
             stop: stopped.clone(),
         };
-        self.others.lock().push(spawn("store-verify".to_owned(), Box::new(move || verifier.run()))?);
-        let (volumes, stopped) = (self.volumes.clone(), stopped.clone());
-        let (deadline, clock) = (config.writer.deadline, config.clock.clone());
+        let (volumes, deadline, clock) =
+            (files.volumes.clone(), config.writer.deadline, config.clock.clone());
         let watch = move || watch::watch(&volumes, deadline, &clock, &stopped);
-        self.others.lock().push(spawn("store-watch".to_owned(), Box::new(watch))?);
+        *files.others.lock() = vec![
+            spawn("store-verify".to_owned(), move || verifier.run())?,
+            spawn("store-watch".to_owned(), watch)?,
+        ];
+        Ok(files)
+    }
+
+    /// Adds the files of a volume, if it is a directory.
+    pub fn add(&self, config: &StoreConfig, handle: &Handle, opened: Opened) -> io::Result<()> {
+        if handle.medium.is_device() {
+            return Ok(());
+        }
+        let (volume, found) = volume_files(config, handle, opened, self.inventory.clone())?;
+        self.start_threads(config, &volume)?;
+        let volume = self.volumes.add(volume);
+        let mut recovered = 0;
+        for file in found {
+            let path = file.path().to_owned();
+            if self.inventory.insert(Arc::new(file)) {
+                recovered += 1;
+            } else {
+                // Another volume has it too.
+                let _ = volume.shelf.remove_now(&path);
+            }
+        }
+        volume.volume.figures.files.add(recovered);
+        volume.volume.figures.recovered_files.add(recovered);
+        self.inventory.ask_to_verify();
+        Ok(())
+    }
+
+    fn start_threads(&self, config: &StoreConfig, volume: &Arc<VolumeFiles>) -> io::Result<()> {
+        let number = volume.volume.number;
+        for filler in 0..FILLERS {
+            let pool = BufferPool::new(1, CHUNK_BYTES as usize)?;
+            let buffer = pool.take().expect("it has one buffer");
+            let run = Filler::new(volume.clone(), filler, config.writer, config.clock.clone(), buffer);
+            self.fillers.lock().push(spawn(format!("store-f{number}.{filler}"), move || run.run())?);
+        }
+        let mut readers = Vec::new();
+        for reader in 0..config.read_threads {
+            // Half of what small objects have: these reads are larger.
+            let depth = (config.read_depth / 2).max(2);
+            let pool = BufferPool::new(depth as u16, CHUNK_BYTES as usize)?;
+            let (engine, _) = engine(config.engine, &pool, &config.engine_options(depth, true))?;
+            let waker = engine.waker();
+            let (sender, requests) = bounded(config.queue);
+            let run = Reader::new(volume.clone(), (engine, pool), config.read_deadline, requests);
+            let clock = config.clock.clone();
+            self.others.lock().push(spawn(format!("store-g{number}.{reader}"), move || run.run(&clock))?);
+            readers.push((sender, waker));
+        }
+        assert!(volume.readers.set(readers).is_ok(), "readers are started once");
         Ok(())
     }
 
@@ -322,7 +322,7 @@ impl Files {
                 volume.revoke(&held, "its length has changed");
                 None
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 volume.revoke(&held, "it is not there any more");
                 None
             }
@@ -360,7 +360,8 @@ impl Files {
         usage
     }
 
-    /// Makes everything durable and ends the fillers; one that is stuck for longer than `wait` is left behind.
+    /// Makes everything durable and ends the fillers, and what they have asked to be removed is; one that is
+    /// stuck for longer than `wait` is left behind.
     pub fn close_fillers(&self, wait: Duration) {
         self.stop.lock().take();
         self.volumes.iter().flat_map(|volume| &volume.queues).for_each(Queue::close);
@@ -372,6 +373,9 @@ impl Files {
             if thread.is_finished() && thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
             }
+        }
+        for volume in self.volumes.iter() {
+            volume.shelf.close(until.saturating_duration_since(Instant::now()));
         }
     }
 
@@ -392,33 +396,29 @@ impl Files {
     }
 }
 
-/// The files of one volume, those that were found in the inventory.
+/// The files of one volume, and those that were found.
 fn volume_files(
     config: &StoreConfig,
     handle: &Handle,
     opened: Opened,
     inventory: Arc<Inventory>,
-) -> Arc<VolumeFiles> {
+) -> io::Result<(Arc<VolumeFiles>, Vec<BackingFile>)> {
     let Opened { inspection, lent } = opened;
     let volume = handle.volume.clone();
     let space = Space::new(volume.layout.segment_bytes, lent);
     volume.figures.lent_segments.add(u64::from(space.lent()));
-    let directory_charge =
-        space.charge(inspection.directory_bytes()).expect("segments were lent for all that was found");
-    for found in inspection.files {
-        let charge = space.charge(found.bytes).expect("segments were lent for all that was found");
-        let inserted = inventory.insert(Arc::new(BackingFile::found(found.map, found.path.clone(), charge)));
-        if !inserted {
-            // Another volume has it too.
-            let _ = shelf::remove(&found.path);
-        }
-    }
+    let charge = |bytes| space.charge(bytes).expect("segments were lent for all that was found");
+    let directory_charge = charge(inspection.directory_bytes());
+    let found = inspection.files.into_iter();
+    let found = found.map(|found| BackingFile::found(found.map, found.path, charge(found.bytes))).collect();
     let writer = (handle.writer.clone(), handle.writer_waker.clone());
     let segments = handle.medium.file().clone();
     let lender = Lender::new(space.clone(), volume.clone(), segments, writer, config.writer.deadline);
     let place = handle.medium.place().path();
-    Arc::new(VolumeFiles {
-        shelf: Shelf::new(place, volume.store, volume.number, inspection.directories),
+    let disk = Disk::System(Remover::start(format!("store-x{}", volume.number), config.engine)?);
+    let shelf = Shelf::new(place, (volume.store, volume.number), inspection.directories, disk);
+    let volume = VolumeFiles {
+        shelf,
         volume,
         space,
         lender,
@@ -427,5 +427,10 @@ fn volume_files(
         queues: (0..FILLERS).map(|_| Queue::default()).collect(),
         readers: std::sync::OnceLock::new(),
         next_reader: AtomicUsize::new(0),
-    })
+    };
+    Ok((Arc::new(volume), found))
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name).spawn(run)
 }

@@ -4,12 +4,12 @@
 //! as soon as nothing is in flight on it, and its space with it.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io;
 use std::sync::Arc;
 
 use super::file::BackingFile;
-use crate::io::{Engine, FileSlot, open_direct};
+use super::shelf::Shelf;
+use crate::io::{Engine, FileSlot};
 
 /// Below the places that a ring registers files in (1024), and far below any limit of descriptors.
 const OPEN_MAX: usize = 128;
@@ -32,15 +32,19 @@ struct Entry {
 
 impl OpenFiles {
     /// The slot of `file`, for one more operation.
-    pub fn begin(&mut self, engine: &mut dyn Engine, file: &Arc<BackingFile>) -> io::Result<FileSlot> {
+    pub fn begin(
+        &mut self,
+        engine: &mut dyn Engine,
+        shelf: &Shelf,
+        file: &Arc<BackingFile>,
+    ) -> io::Result<FileSlot> {
         self.turn += 1;
         let id = id(file);
         if !self.entries.contains_key(&id) {
             if self.entries.len() >= OPEN_MAX {
                 self.close_oldest(engine);
             }
-            let opened = open_direct(file.path(), OpenOptions::new().read(true))?;
-            let slot = engine.register(opened)?;
+            let slot = engine.register(shelf.open_to_read(file.path())?)?;
             self.entries.insert(id, Entry { slot, in_flight: 0, used: 0, file: file.clone() });
         }
         let entry = self.entries.get_mut(&id).expect("it was there or was inserted above");

@@ -3,23 +3,27 @@
 //! `files/ab/ab01..` is the file of the object with that fingerprint and `files/ab/ab01...map` its map.
 //! 256 directories, so that none gets more names than ext4 looks up quickly and each costs a page.
 //!
+//! Removing a file takes as long as its blocks take to be freed, so a thread of its own does it (`io/remover.rs`), and
+//! a new file of the same object waits for that.
+//!
 //! A file is made with its whole length and all of its blocks, so that filling it never runs out of
 //! space, and with exactly the object's length: a read that the kernel serves by itself ends where the
 //! file ends. A map without a file and a file without a whole map are of no use and are removed when
 //! the store is opened.
 
-use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::disk::{Access, Disk, blocks_bytes, file_blocks_bytes};
 use super::map::{Identity, Map, slot_bytes};
-use crate::io::{DeviceFile, open_direct};
+use crate::io::{DeviceFile, DeviceOffset, Removed};
 use crate::object::Fingerprint;
 use crate::store::layout::PAGE_BYTES;
 use crate::store::record::StoreUuid;
@@ -42,6 +46,15 @@ pub struct Shelf {
     volume: u8,
     /// Blocks of the directories, by their first byte.
     directories: Mutex<BTreeMap<u8, u64>>,
+    disk: Disk,
+    leaving: Arc<Leaving>,
+}
+
+/// The objects whose files are being removed.
+#[derive(Debug, Default)]
+struct Leaving {
+    objects: Mutex<HashSet<Fingerprint>>,
+    changed: Condvar,
 }
 
 /// A file that was found, and all that is known of it.
@@ -73,9 +86,9 @@ pub struct Handles {
     /// Past the page cache, for whole pages.
     pub direct: DeviceFile,
     /// Through it, for what is left at the end of the object.
-    pub plain: File,
+    pub plain: DeviceFile,
     /// Its map.
-    pub map: File,
+    pub map: DeviceFile,
 }
 
 impl Inspection {
@@ -189,16 +202,19 @@ fn inspect_directory(
 
 /// What is known of the file at `path`, if it can be used.
 fn inspect_file(path: &Path, of: Option<(StoreUuid, u8)>) -> Option<Found> {
-    let map = Map::newest(&fs::read(map_of(path)).ok()?)?;
-    let metadata = fs::symlink_metadata(path).ok()?;
+    let metadata = fs::symlink_metadata(path).ok().filter(Metadata::is_file)?;
+    let map = usable(&fs::read(map_of(path)).ok()?, of, (path, metadata.len()))?;
+    let blocks = metadata.blocks() * 512 + blocks_bytes(&map_of(path)).ok()?;
+    let bytes = blocks.max(file_bytes(map.identity.object_bytes));
+    Some(Found { map, path: path.to_owned(), bytes })
+}
+
+/// What the map in `map_file` says, if it is of volume `of` and belongs to the file with that path and length.
+pub fn usable(map_file: &[u8], of: Option<(StoreUuid, u8)>, (path, len): (&Path, u64)) -> Option<Map> {
+    let map = Map::newest(map_file)?;
     let Identity { store, volume, object, object_bytes } = map.identity;
     let named = path.file_name().and_then(|name| name.to_str()) == Some(&object.to_string());
-    let right = of == Some((store, volume)) && named && metadata.is_file() && metadata.len() == object_bytes;
-    if !right {
-        return None;
-    }
-    let blocks = metadata.blocks() * 512 + blocks_bytes(&map_of(path)).ok()?;
-    Some(Found { map, path: path.to_owned(), bytes: blocks.max(file_bytes(object_bytes)) })
+    (of == Some((store, volume)) && named && len == object_bytes).then_some(map)
 }
 
 fn remove_stray(path: &Path, inspection: &mut Inspection) {
@@ -221,8 +237,8 @@ pub fn file_bytes(object_bytes: u64) -> u64 {
     object_bytes.next_multiple_of(page) + 2 * slot_bytes(object_bytes) + extents
 }
 
-/// Removes a backing file and its map, the map first: a map without a file is noticed as well.
-pub fn remove(path: &Path) -> io::Result<()> {
+/// Removes what may be a backing file, and its map first.
+fn remove(path: &Path) -> io::Result<()> {
     for path in [&map_of(path), path] {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -234,8 +250,20 @@ pub fn remove(path: &Path) -> io::Result<()> {
 
 impl Shelf {
     /// The shelf in `place` with what an inspection found.
-    pub fn new(place: &Path, store: StoreUuid, volume: u8, directories: BTreeMap<u8, u64>) -> Self {
-        Self { root: place.join(DIRECTORY_NAME), store, volume, directories: Mutex::new(directories) }
+    pub fn new(
+        place: &Path,
+        (store, volume): (StoreUuid, u8),
+        directories: BTreeMap<u8, u64>,
+        disk: Disk,
+    ) -> Self {
+        Self {
+            root: place.join(DIRECTORY_NAME),
+            store,
+            volume,
+            directories: Mutex::new(directories),
+            disk,
+            leaving: Arc::default(),
+        }
     }
 
     /// Who the file of `object` belongs to.
@@ -258,82 +286,115 @@ impl Shelf {
         &self.root
     }
 
+    /// Removes the file of `object` and its map, in the background; then tells `done`.
+    pub fn remove(&self, object: Fingerprint, done: Removed) {
+        // Two files that had the name one after the other can both be gone.
+        self.leaving.wait(&object).insert(object);
+        let leaving = self.leaving.clone();
+        let path = self.path(&object);
+        let done = Box::new(move |removed| {
+            // First: whoever waits for this waits for the space too.
+            done(removed);
+            leaving.objects.lock().remove(&object);
+            leaving.changed.notify_all();
+        });
+        self.disk.remove(vec![map_of(&path), path], done);
+    }
+
+    /// Waits up to `wait` until one of the files that are being removed is gone: whether that happened.
+    pub fn wait_for_removal(&self, wait: Duration) -> bool {
+        let mut objects = self.leaving.objects.lock();
+        !objects.is_empty() && !self.leaving.changed.wait_for(&mut objects, wait).timed_out()
+    }
+
+    /// Waits up to `wait` until what was asked to be removed is gone.
+    pub fn close(&self, wait: Duration) {
+        self.disk.close(wait);
+    }
+
     /// Makes the file of `identity` with all of its blocks. What is there under its name is removed.
     pub fn create(&self, identity: &Identity) -> io::Result<Handles> {
-        let directory = self.directory(&identity.object);
-        for path in [self.root.as_path(), &directory] {
-            match DirBuilder::new().mode(0o700).create(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-        }
+        self.disk.make_directory(&self.root)?;
+        self.disk.make_directory(&self.directory(&identity.object))?;
         let path = self.path(&identity.object);
-        remove(&path)?;
-        let made = Self::make(&path, identity);
+        drop(self.leaving.wait(&identity.object));
+        self.remove_now(&path)?;
+        let made = self.make(&path, identity);
         if made.is_err() {
             // The error that matters is the one before.
-            let _ = remove(&path);
+            let _ = self.remove_now(&path);
         }
         made
     }
 
-    fn make(path: &Path, identity: &Identity) -> io::Result<Handles> {
-        let mut new = OpenOptions::new();
-        new.read(true).write(true).create_new(true).mode(0o600);
-        let map = new.open(map_of(path))?;
-        allocate(&map, 2 * slot_bytes(identity.object_bytes))?;
-        let plain = new.open(path)?;
-        allocate(&plain, identity.object_bytes)?;
-        let direct = open_direct(path, OpenOptions::new().read(true).write(true))?;
+    fn make(&self, path: &Path, identity: &Identity) -> io::Result<Handles> {
+        let map = self.disk.create(&map_of(path), 2 * slot_bytes(identity.object_bytes))?;
+        let plain = self.disk.create(path, identity.object_bytes)?;
+        let direct = self.disk.open(path, Access::WriteDirect)?;
         Ok(Handles { direct, plain, map })
     }
 
     /// Opens a file to be filled on.
     pub fn open(&self, path: &Path) -> io::Result<Handles> {
-        let mut old = OpenOptions::new();
-        old.read(true).write(true);
-        Ok(Handles { direct: open_direct(path, &old)?, plain: old.open(path)?, map: old.open(map_of(path))? })
+        let open = |path: &Path, access| self.disk.open(path, access);
+        Ok(Handles {
+            direct: open(path, Access::WriteDirect)?,
+            plain: open(path, Access::Write)?,
+            map: open(&map_of(path), Access::Write)?,
+        })
+    }
+
+    /// Opens a file to be read past the page cache.
+    pub fn open_to_read(&self, path: &Path) -> io::Result<DeviceFile> {
+        self.disk.open(path, Access::Read)
+    }
+
+    /// Removes a backing file and its map, the map first: a file without a map is noticed as well.
+    pub fn remove_now(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_now(&map_of(path))?;
+        self.disk.remove_now(path)
+    }
+
+    /// Makes the names in a directory durable.
+    pub fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_directory(path)
     }
 
     /// Looks how large the directory of `object` is now. Returns what all of them take.
     pub fn measure_directory(&self, object: &Fingerprint) -> io::Result<u64> {
-        let now = blocks_bytes(&self.directory(object))?;
+        let now = self.disk.directory_bytes(&self.directory(object))?;
         let mut directories = self.directories.lock();
         directories.insert(object.0[0], now);
         Ok(total(&directories))
     }
 }
 
+impl Leaving {
+    /// Waits until no file of `object` is being removed.
+    fn wait(&self, object: &Fingerprint) -> MutexGuard<'_, HashSet<Fingerprint>> {
+        let mut objects = self.objects.lock();
+        while objects.contains(object) {
+            self.changed.wait(&mut objects);
+        }
+        objects
+    }
+}
+
 impl Handles {
     /// Blocks of the file and its map.
     pub fn blocks_bytes(&self) -> io::Result<u64> {
-        Ok((self.plain.metadata()?.blocks() + self.map.metadata()?.blocks()) * 512)
+        Ok(file_blocks_bytes(&self.plain)? + file_blocks_bytes(&self.map)?)
     }
 
     /// Writes `slot` of the map and makes it durable.
     pub fn write_map(&self, map: &Map) -> io::Result<()> {
-        self.map.write_all_at(&map.encode(), Map::slot_at(map.identity.object_bytes, map.sequence))?;
-        self.map.sync_data()
+        let at = Map::slot_at(map.identity.object_bytes, map.sequence);
+        self.map.write_all_at(&map.encode(), DeviceOffset(at))?;
+        self.map.sync()
     }
 }
 
-/// Gives `file` its length and its blocks; only the length where the file system cannot reserve.
-fn allocate(file: &File, bytes: u64) -> io::Result<()> {
-    let len = i64::try_from(bytes).map_err(io::Error::other)?;
-    loop {
-        match fallocate(file, FallocateFlags::empty(), 0, len) {
-            Err(Errno::EINTR) => {}
-            Err(Errno::EOPNOTSUPP) => return file.set_len(bytes),
-            done => return Ok(done?),
-        }
-    }
-}
-
-fn blocks_bytes(path: &Path) -> io::Result<u64> {
-    Ok(fs::symlink_metadata(path)?.blocks() * 512)
-}
-
-fn map_of(path: &Path) -> PathBuf {
+pub fn map_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(MAP_SUFFIX);
     name.into()

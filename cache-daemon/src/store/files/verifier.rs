@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::file::BackingFile;
+use super::inventory::Inventory;
 use super::reader::Request;
 use super::volume_files::VolumeFiles;
 use crate::store::answer::ReadAnswer;
 use crate::store::config::Clock;
 use crate::store::reader::{Miss, Purpose};
+use crate::store::roster::Roster;
 
 /// How often it looks whether there is something to verify.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -21,7 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// See the head of the module.
 pub struct Verifier {
     /// The volumes.
-    pub volumes: Vec<Arc<VolumeFiles>>,
+    pub volumes: Arc<Roster<Arc<VolumeFiles>>>,
+    /// Their files.
+    pub inventory: Arc<Inventory>,
     /// Bytes that are read a second at most.
     pub bytes_per_s: u64,
     /// The longest that a reader takes for an answer.
@@ -39,18 +43,16 @@ impl Verifier {
     /// Works until it is told to stop.
     pub fn run(self) {
         while self.pause(INTERVAL).is_ok() {
-            let Some(first) = self.volumes.first() else { continue };
-            if first.inventory.take_unverified() && self.verify_all().is_err() {
+            if self.inventory.take_unverified() && self.verify_all().is_err() {
                 return;
             }
         }
     }
 
     fn verify_all(&self) -> Result<(), Stopped> {
-        let Some(first) = self.volumes.first() else { return Ok(()) };
-        for object in first.inventory.objects() {
+        for object in self.inventory.objects() {
             // One file at a time: its space is counted as long as it is held here.
-            let Some(file) = first.inventory.get(&object) else { continue };
+            let Some(file) = self.inventory.get(&object) else { continue };
             let number = file.identity().volume;
             let volume = self.volumes.iter().find(|volume| volume.volume.number == number);
             if let Some(volume) = volume.filter(|_| file.is_complete() && !file.is_verified()) {

@@ -1,7 +1,9 @@
 //! The backing files of one volume, as its fillers, its readers and the facade share them.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use crossbeam::channel::{Sender, TrySendError};
 
@@ -85,6 +87,17 @@ impl VolumeFiles {
             self.volume.figures.revoked_files.increment();
             tracing::warn!(volume = %self.volume.name, path = %file.path().display(), "{why}: file removed");
         }
+    }
+
+    /// A system call failed. What that means for whoever asked.
+    pub fn failed(&self, what: &str, error: &io::Error, now: Instant) -> Rejection {
+        if error.raw_os_error() == Some(libc::ENOSPC) {
+            self.volume.figures.out_of_space.increment();
+            tracing::warn!(volume = %self.volume.name, "{what} found no space though it was reserved");
+            return Rejection::Full;
+        }
+        self.volume.device_failed(what, error, now);
+        Rejection::Failed
     }
 
     /// Counts what became of an append.

@@ -8,15 +8,16 @@ use crossbeam::channel::Receiver;
 
 use super::volume_files::VolumeFiles;
 use crate::store::config::Clock;
+use crate::store::roster::Roster;
 use crate::store::writer::{Appended, Rejection};
 
 /// How late an answer can be, beyond the deadline.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Looks at the queues of `volumes` until `stop` is closed.
-pub fn watch(volumes: &[Arc<VolumeFiles>], deadline: Duration, clock: &Clock, stop: &Receiver<()>) {
+pub fn watch(volumes: &Roster<Arc<VolumeFiles>>, deadline: Duration, clock: &Clock, stop: &Receiver<()>) {
     while stop.recv_timeout(INTERVAL).is_err_and(|error| error.is_timeout()) {
-        for volume in volumes {
+        for volume in volumes.iter() {
             answer_overdue(volume, deadline, clock);
         }
     }

@@ -8,15 +8,16 @@ use super::{Home, data, key};
 
 const KILLS: u64 = 6;
 const LIMIT_BYTES: u64 = 12 << 20;
+/// The child's store: its directory, and its raw device if it has one.
 const HOME: &str = "EPOCHCACHE_TEST_KILLED_HOME";
+const DEVICE: &str = "EPOCHCACHE_TEST_KILLED_DEVICE";
 
 fn len(number: u64) -> usize {
     2000 + (number as usize * 7919) % 150_000
 }
 
-fn config(path: &str) -> StoreConfig {
-    let place = Place::Directory(path.into());
-    let mut config = StoreConfig::new(vec![place], path.into(), LIMIT_BYTES);
+fn config(path: PathBuf, place: Place) -> StoreConfig {
+    let mut config = StoreConfig::new(vec![place], path, LIMIT_BYTES);
     config.segment_bytes = super::SEGMENT_BYTES;
     config.checkpoint_interval = Some(Duration::from_millis(100));
     config.writer.sync_interval = Duration::from_millis(30);
@@ -26,8 +27,10 @@ fn config(path: &str) -> StoreConfig {
 /// What is killed: appends, forgets and reads for ever. Does nothing unless it is told where.
 #[test]
 fn child() {
-    let Ok(home) = std::env::var(HOME) else { return };
-    let (store, _) = Store::open(config(&home), Arc::default()).unwrap();
+    let Some(home) = std::env::var_os(HOME).map(PathBuf::from) else { return };
+    let device = std::env::var_os(DEVICE);
+    let place = device.map_or_else(|| Place::Directory(home.clone()), |device| Place::Device(device.into()));
+    let (store, _) = Store::open(config(home, place), Arc::default()).unwrap();
     for round in u64::from(std::process::id()).. {
         for number in 0..100 {
             store.put(key(number), &data(number, len(number)));
@@ -44,13 +47,18 @@ fn child() {
 
 #[test]
 fn a_daemon_killed_again_and_again_is_warm_right_and_does_not_grow() {
-    let home = Home::new();
-    let path = home.dir.path().to_str().unwrap().to_owned();
+    is_warm_and_right_after_kills(&Home::new());
+}
+
+pub(super) fn is_warm_and_right_after_kills(home: &Home) {
+    let path = home.dir.path();
+    let device = if let Place::Device(device) = &home.place { Some((DEVICE, device)) } else { None };
     let name = concat!(module_path!(), "::child").split_once("::").unwrap().1;
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name])
-            .env(HOME, &path)
+            .env(HOME, path)
+            .envs(device)
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -58,7 +66,8 @@ fn a_daemon_killed_again_and_again_is_warm_right_and_does_not_grow() {
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9), "it ended by itself");
         // The pages that the process had mapped, and its ring, are gone when the place can be opened.
-        let (store, report) = Store::open(config(&path), Arc::default()).unwrap();
+        let (store, report) =
+            Store::open(config(path.to_owned(), home.place.clone()), Arc::default()).unwrap();
         let mut whole = 0;
         let mut keys = Vec::new();
         store.for_each_extent(&mut |key, _| keys.push(*key));
@@ -71,8 +80,9 @@ fn a_daemon_killed_again_and_again_is_warm_right_and_does_not_grow() {
         }
         println!("kill {kill}: {} extents found, {whole} whole, {:?}", report.extents, report.recovery);
         assert!(kill < 3 || whole > 20, "not warm after kill {kill}");
+        assert!(store.usage().used_bytes <= LIMIT_BYTES);
         drop(store);
-        let files = std::fs::read_dir(&path).unwrap().count();
+        let files = std::fs::read_dir(path).unwrap().count();
         assert!(
             files <= 3 && home.blocks_bytes() <= LIMIT_BYTES,
             "{files} files, {} bytes",

@@ -14,6 +14,7 @@ mod silent;
 mod volumes;
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::mpsc;
 
 use super::*;
@@ -30,18 +31,25 @@ pub(in crate::store) fn scratch() -> PathBuf {
 /// Where a store lives; goes away with its files.
 struct Home {
     dir: tempfile::TempDir,
+    place: Place,
+    engine: EngineKind,
 }
 
 impl Home {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir_in(scratch()).unwrap() }
+        let dir = tempfile::tempdir_in(scratch()).unwrap();
+        Self { place: Place::Directory(dir.path().to_owned()), dir, engine: EngineKind::Psync }
+    }
+
+    /// On a raw device, with a directory for the rest.
+    fn on(device: &Path) -> Self {
+        Self { place: Place::Device(device.to_owned()), ..Self::new() }
     }
 
     fn config(&self, limit_bytes: u64) -> StoreConfig {
-        let place = Place::Directory(self.dir.path().to_owned());
-        let mut config = StoreConfig::new(vec![place], self.dir.path().to_owned(), limit_bytes);
+        let mut config = StoreConfig::new(vec![self.place.clone()], self.dir.path().to_owned(), limit_bytes);
         config.segment_bytes = SEGMENT_BYTES;
-        config.engine = EngineKind::Psync;
+        config.engine = self.engine;
         config.read_threads = 1;
         config.read_depth = 4;
         config.writer.depth = 4;
@@ -58,6 +66,18 @@ impl Home {
         use std::os::unix::fs::MetadataExt;
         let files = std::fs::read_dir(self.dir.path()).unwrap();
         files.map(|file| file.unwrap().metadata().unwrap().blocks() * 512).sum()
+    }
+
+    /// The same, with what is in directories.
+    fn blocks_bytes_deep(&self) -> u64 {
+        fn of(path: &std::path::Path) -> u64 {
+            use std::os::unix::fs::MetadataExt;
+            let inside = std::fs::read_dir(path).into_iter().flatten();
+            let blocks = path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512);
+            blocks + inside.map(|entry| of(&entry.unwrap().path())).sum::<u64>()
+        }
+        let inside = std::fs::read_dir(self.dir.path()).unwrap();
+        inside.map(|entry| of(&entry.unwrap().path())).sum()
     }
 }
 
@@ -101,7 +121,10 @@ impl Store {
 
 #[test]
 fn what_is_appended_is_read_back_in_any_part_also_after_a_restart() {
-    let home = Home::new();
+    is_read_back_in_any_part_also_after_a_restart(&Home::new());
+}
+
+fn is_read_back_in_any_part_also_after_a_restart(home: &Home) {
     let mut objects = HashMap::new();
     let lens = [1, 3967, 3968, 3969, 4096, 65_535, 65_536, 65_537, 110_000, 131_072, 200_000];
     for reopen in 0..3u64 {
@@ -128,7 +151,10 @@ fn what_is_appended_is_read_back_in_any_part_also_after_a_restart() {
 
 #[test]
 fn a_full_store_admits_nothing_until_something_is_forgotten() {
-    let home = Home::new();
+    is_full_until_something_is_forgotten(&Home::new());
+}
+
+fn is_full_until_something_is_forgotten(home: &Home) {
     let store = home.open(5 << 20);
     let stored: Vec<u64> = (0..)
         .take_while(|number| store.put(key(*number), &data(*number, 100_000)) == Appended::Stored)
@@ -175,7 +201,10 @@ fn the_limit_holds_in_blocks_under_churn_and_when_it_changes() {
 
 #[test]
 fn one_place_belongs_to_one_daemon() {
-    let home = Home::new();
+    belongs_to_one_daemon(&Home::new());
+}
+
+fn belongs_to_one_daemon(home: &Home) {
     let store = home.open(8 << 20);
     let second = Store::open(home.config(8 << 20), Arc::default()).err().expect("refused");
     assert!(matches!(second, StoreError::Claim(ClaimError::Busy(_))), "{second}");

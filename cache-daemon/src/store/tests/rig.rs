@@ -228,7 +228,8 @@ impl Rig {
     /// Reads all of an extent, or `range` of it.
     pub fn get(&mut self, key: u64, range: Option<Range<u32>>) -> Result<Vec<u8>, Miss> {
         let key = super::key(key);
-        let (addr, pin) = self.residents.pin(&key).ok_or(Miss::Absent)?;
+        let addr = self.residents.get(&key).ok_or(Miss::Absent)?;
+        let pin = self.residents.pin(&addr).ok_or(Miss::Absent)?;
         let range = range.unwrap_or(0..addr.len);
         let (done, answer) = bounded(1);
         let done = ReadAnswer::to(Box::new(move |bytes| _ = done.send(bytes.map(<[u8]>::to_vec))));

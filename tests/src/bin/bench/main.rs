@@ -15,6 +15,7 @@ mod plot;
 mod probes;
 mod report;
 mod row;
+mod store;
 
 use row::Results;
 
@@ -22,7 +23,7 @@ use row::Results;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// epoch, list, planner, probes, or report.
+    /// epoch, list, planner, probes, store, or report.
     name: String,
     /// Print an object a line.
     #[arg(long)]
@@ -30,6 +31,8 @@ struct Arguments {
     /// Two pairs and less data: checks that the benchmark works, never a number.
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    store: store::Options,
 }
 
 /// How much is run.
@@ -60,9 +63,10 @@ fn main() -> anyhow::Result<()> {
         "list" => list::run(effort, &mut results)?,
         "planner" => planner::run(effort, &mut results)?,
         "probes" => probes::run(effort, &mut results)?,
+        "store" => store::run(&arguments.store, effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, planner, probes, or report"),
+        unknown => bail!("no benchmark is called {unknown}: epoch, list, planner, probes, store, or report"),
     }
-    // A quick run must not replace numbers that somebody waited for.
-    if effort.quick { Ok(()) } else { results.keep() }
+    // A quick run, or a part of one, must not replace numbers that somebody waited for.
+    if effort.quick || !arguments.store.is_everything() { Ok(()) } else { results.keep() }
 }

@@ -8,20 +8,15 @@ impl Pairs {
     /// Runs `count` pairs. The order within a pair alternates: whoever runs second finds a warmer machine.
     pub fn run(
         count: usize,
-        mut ours: impl FnMut() -> anyhow::Result<f64>,
-        mut reference: impl FnMut() -> anyhow::Result<f64>,
+        ours: impl FnMut() -> anyhow::Result<f64>,
+        reference: impl FnMut() -> anyhow::Result<f64>,
     ) -> anyhow::Result<Self> {
-        let mut pairs = Self::default();
-        for number in 0..count {
-            if number % 2 == 0 {
-                let ours = ours()?;
-                pairs.0.push((ours, reference()?));
-            } else {
-                let reference = reference()?;
-                pairs.0.push((ours()?, reference));
-            }
-        }
-        Ok(pairs)
+        alternate(count, ours, reference).map(Self)
+    }
+
+    /// One metric of samples that have several.
+    pub fn of<S>(samples: &[(S, S)], value: impl Fn(&S) -> f64) -> Self {
+        Self(samples.iter().map(|(ours, reference)| (value(ours), value(reference))).collect())
     }
 
     /// Our values.
@@ -38,6 +33,23 @@ impl Pairs {
     pub fn ratios(&self) -> Vec<f64> {
         self.0.iter().map(|(ours, reference)| ours / reference).collect()
     }
+}
+
+/// Samples of both sides, in pairs. The order within a pair alternates.
+pub fn alternate<S>(
+    count: usize,
+    mut ours: impl FnMut() -> anyhow::Result<S>,
+    mut reference: impl FnMut() -> anyhow::Result<S>,
+) -> anyhow::Result<Vec<(S, S)>> {
+    let pair = |number| {
+        if number % 2 == 0 {
+            let ours = ours()?;
+            return Ok((ours, reference()?));
+        }
+        let reference = reference()?;
+        Ok((ours()?, reference))
+    };
+    (0..count).map(pair).collect()
 }
 
 /// The middle value, or the mean of the two in the middle; NaN of nothing.
@@ -68,5 +80,6 @@ mod tests {
         let pairs = Pairs::run(3, || run('o'), || run('r')).unwrap();
         assert_eq!(order.into_inner(), "orroor");
         assert_eq!(pairs.ratios(), [2.0; 3]);
+        assert_eq!(Pairs::of(&[("long", "four")], |text| text.len() as f64).ratios(), [1.0]);
     }
 }

@@ -13,7 +13,7 @@ pub fn ratios(rows: &[Row]) -> Option<String> {
     let bars: Vec<_> = rows
         .iter()
         .filter_map(|row| {
-            Some((format!("{} {}", row.case, row.metric), row.ratio?, row.ratio_min?, row.ratio_max?))
+            Some((format!("{} {}", row.title(), row.metric), row.ratio?, row.ratio_min?, row.ratio_max?))
         })
         .collect();
     if bars.is_empty() {

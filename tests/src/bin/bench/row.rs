@@ -16,6 +16,9 @@ pub struct Row {
     pub bench: String,
     /// What was done.
     pub case: String,
+    /// Where, if it was done in several places.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub medium: String,
     /// What was measured: throughput, files_per_s, requests_per_file, rss, ...
     pub metric: String,
     /// Its unit.
@@ -46,6 +49,7 @@ pub struct Row {
 pub struct Results {
     bench: String,
     json: bool,
+    medium: String,
     rows: Vec<Row>,
     kernel: String,
     commit: String,
@@ -55,7 +59,13 @@ impl Results {
     /// Rows of the benchmark `bench`, shown as JSON or as text.
     pub fn new(bench: &str, json: bool) -> anyhow::Result<Self> {
         let (kernel, commit) = (machine::kernel()?, machine::commit());
-        Ok(Self { bench: bench.to_owned(), json, rows: Vec::new(), kernel, commit })
+        let (bench, medium) = (bench.to_owned(), String::new());
+        Ok(Self { bench, json, medium, rows: Vec::new(), kernel, commit })
+    }
+
+    /// What is added from here on was measured on `medium`.
+    pub fn on(&mut self, medium: &str) {
+        medium.clone_into(&mut self.medium);
     }
 
     /// Adds what was measured in pairs.
@@ -95,6 +105,7 @@ impl Results {
         Row {
             bench: self.bench.clone(),
             case: case.to_owned(),
+            medium: self.medium.clone(),
             metric: metric.to_owned(),
             unit: unit.to_owned(),
             ours: median(ours),
@@ -121,6 +132,11 @@ impl Results {
 }
 
 impl Row {
+    /// The case, and where it was done.
+    pub fn title(&self) -> String {
+        if self.medium.is_empty() { self.case.clone() } else { format!("{} {}", self.medium, self.case) }
+    }
+
     fn line(&self) -> String {
         let ratio = match (self.reference, self.ratio, self.ratio_min, self.ratio_max) {
             (Some(reference), Some(ratio), Some(min), Some(max)) => {
@@ -128,7 +144,8 @@ impl Row {
             }
             _ => String::new(),
         };
-        format!("{:12} {:18} {:10.2} {}{ratio}  {}", self.case, self.metric, self.ours, self.unit, self.note)
+        let (title, note) = (self.title(), &self.note);
+        format!("{title:17} {:18} {:10.2} {}{ratio}  {note}", self.metric, self.ours, self.unit)
     }
 }
 

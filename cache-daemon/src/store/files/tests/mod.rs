@@ -1,8 +1,12 @@
 //! Backing files in a whole store, on files: what they promise to the cache and to passthrough.
 
+mod crash;
 mod damage;
+mod flips;
 mod limit;
+mod measure;
 mod model;
+mod rig;
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -300,6 +304,73 @@ fn what_cannot_be_a_file_of_this_store_is_removed_when_it_opens() {
     }
     assert!(get_all(&store, 5, 1).unwrap() == chunk_of(&object(5, MIB + 3), 1));
     assert_eq!(std::fs::read_dir(home.dir.path().join("files")).unwrap().count(), 1);
+}
+
+#[test]
+fn with_a_kernel_thread_that_takes_submissions_files_read_the_same() {
+    let home = Home::new();
+    let config = StoreConfig { engine: EngineKind::Auto, sqpoll: true, ..home.config(32 * MIB) };
+    let (store, _) = home.open_as(config);
+    // One after the other is forgotten, so that places of the ring are used again.
+    for number in 0..12 {
+        let data = object(number, MIB + 5 + number);
+        assert_eq!(put_all(&store, number, &data), Appended::Stored);
+        for chunk in [0, 1] {
+            assert!(get_all(&store, number, chunk).unwrap() == chunk_of(&data, chunk));
+        }
+        store.forget(&fingerprint(number), 2);
+    }
+}
+
+#[test]
+fn what_is_stored_as_extents_gets_a_file_when_the_size_that_divides_is_lowered() {
+    let home = Home::new();
+    let config = |file_from| StoreConfig { file_from, segment_bytes: 4 << 20, ..home.config(64 * MIB) };
+    let data: Vec<Bytes> = (0..4).map(|number| object(number, 2 * MIB + 7 + number)).collect();
+    let (store, _) = home.open_as(config(u64::MAX));
+    (0..4).for_each(|number| assert_eq!(put_all(&store, number, &data[number as usize]), Appended::Stored));
+    // Of this one something is missing.
+    store.shared.residents.forget(&key(3, 1));
+    assert_eq!(store.usage().volumes[0].files, 0);
+    drop(store);
+
+    let (store, figures) = home.open_as(config(MIB));
+    store.promote((0..4).map(|number| (fingerprint(number), data[number as usize].len() as u64)).collect());
+    for number in 0..3 {
+        let complete = until("the promotion", || store.complete_file(&fingerprint(number)));
+        assert!(content(&complete) == data[number as usize]);
+    }
+    until("the last one", || (figures.promoted_objects.get() == 3).then_some(()));
+    assert!((0..3).all(|number| store.shared.residents.get(&key(number, 0)).is_none()), "not in both places");
+    assert!(store.contains(&key(3, 0)).is_some() && store.complete_file(&fingerprint(3)).is_none());
+    assert_eq!((figures.reads.get(), figures.hits.get()), (0, 0), "nobody has read");
+    assert!(home.blocks_bytes() <= 64 * MIB);
+    drop(store);
+    let (store, _) = home.open_as(config(MIB));
+    for (number, data) in (0..3).zip(&data) {
+        (0..3).for_each(|chunk| assert!(get_all(&store, number, chunk).unwrap() == chunk_of(data, chunk)));
+    }
+}
+
+#[test]
+fn what_finds_no_space_for_a_file_stays_as_it_is_and_is_served() {
+    let home = Home::new();
+    let config = |file_from| StoreConfig { file_from, segment_bytes: 4 << 20, ..home.config(24 * MIB) };
+    let (store, _) = home.open_as(config(u64::MAX));
+    let stored: Vec<u64> =
+        (0..).take_while(|n| put_all(&store, *n, &object(*n, 2 * MIB)) == Appended::Stored).collect();
+    drop(store);
+    let (store, figures) = home.open_as(config(MIB));
+    store.promote(stored.iter().map(|number| (fingerprint(*number), 2 * MIB)).collect());
+    for number in &stored {
+        for chunk in [0, 1] {
+            let got = get_all(&store, *number, chunk).unwrap();
+            assert!(got == chunk_of(&object(*number, 2 * MIB), chunk));
+        }
+    }
+    store.close();
+    assert!(stored.len() > 3 && figures.promoted_objects.get() < stored.len() as u64);
+    assert!(home.blocks_bytes() <= 24 * MIB);
 }
 
 #[test]

@@ -1,0 +1,267 @@
+//! Ours: what a set that is read in epochs has in the cache stays there.
+//!
+//! Why that is the best possible is proved in docs/epoch-model.md. What is in belongs to a *class*: one for each set
+//! that is read in epochs, one for scans, one for everything else. Who goes for a newcomer, in this order:
+//!
+//! 1. Scans, first come first gone. A scan itself only takes what is free.
+//! 2. Of the class that is farthest above its *share*, while the newcomer's class is below its own. Shares are in
+//!    proportion to the bytes that classes read lately ([`shares`]): of two jobs that run at the same time, one that
+//!    reads twice as fast gets twice the room, and a set that nobody reads any more gives way to those in use.
+//!    A set gives what was used last: of what is read once an epoch, that is what is next used last.
+//! 3. Of the newcomer's own class: in a set, larger objects go for smaller ones where the origin's requests are what
+//!    is short ([`Objective::Requests`]), and nothing goes otherwise; everything else is S3-FIFO among itself.
+//!
+//! So one set alone is never replaced, and a cache without sets is S3-FIFO.
+
+mod set;
+mod shares;
+
+#[cfg(test)]
+mod tests;
+
+use self::set::Set;
+use self::shares::Shares;
+use super::links::{Links, List};
+use super::s3fifo::S3Fifo;
+use super::{Access, ObjectNo, Order, Pattern, Residents, SetNo, slot};
+
+/// What the cache saves most of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Objective {
+    /// Bytes from the origin: every byte of a set is worth the same.
+    #[default]
+    Bytes,
+    /// Requests to the origin. An object of `s` bytes saves (latency + s / bandwidth) / s of time a byte kept, which
+    /// is more the smaller it is, whatever the two are: so small objects come first.
+    Requests,
+}
+
+/// Which class an object is linked in: a number for [`Shares`] and for the table of objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Class(u8);
+
+impl Class {
+    const NONE: Self = Self(0);
+    const SCAN: Self = Self(1);
+    const GENERAL: Self = Self(2);
+    const FIRST_SET: u8 = 3;
+    const COUNT: usize = Self::FIRST_SET as usize + SetNo::COUNT;
+
+    fn of_set(set: SetNo) -> Self {
+        assert!(usize::from(set.0) < SetNo::COUNT, "{set:?}");
+        Self(Self::FIRST_SET + set.0)
+    }
+
+    fn of(pattern: Pattern) -> Self {
+        match pattern {
+            Pattern::Scan => Self::SCAN,
+            Pattern::General => Self::GENERAL,
+            Pattern::Epoch(set) => Self::of_set(set),
+        }
+    }
+
+    fn set_index(self) -> Option<usize> {
+        self.0.checked_sub(Self::FIRST_SET).map(usize::from)
+    }
+}
+
+/// The policy.
+pub struct Epoch {
+    objective: Objective,
+    /// Of scans and sets; [`S3Fifo`] has its own.
+    links: Links,
+    classes: Vec<Class>,
+    shares: Shares,
+    scans: List,
+    scan_bytes: u64,
+    general: S3Fifo,
+    sets: Vec<Set>,
+    /// The classes of the victims of the present newcomer.
+    gone: Vec<Class>,
+}
+
+impl Epoch {
+    pub(super) fn new(objective: Objective) -> Self {
+        Self {
+            objective,
+            links: Links::default(),
+            classes: Vec::new(),
+            shares: Shares::default(),
+            scans: List::default(),
+            scan_bytes: 0,
+            general: S3Fifo::default(),
+            sets: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    fn class_of(&self, object: ObjectNo) -> Class {
+        self.classes.get(object.index()).copied().unwrap_or(Class::NONE)
+    }
+
+    fn bytes_of(&self, class: Class) -> u64 {
+        match (class, class.set_index()) {
+            (_, Some(set)) => self.sets.get(set).map_or(0, Set::bytes),
+            (Class::SCAN, _) => self.scan_bytes,
+            _ => self.general.bytes(),
+        }
+    }
+
+    fn link(&mut self, object: ObjectNo, size_bytes: u64, class: Class) {
+        *slot(&mut self.classes, object.index(), Class::NONE) = class;
+        match (class, class.set_index()) {
+            (_, Some(set)) => {
+                while self.sets.len() <= set {
+                    self.sets.push(Set::new(self.objective));
+                }
+                self.sets[set].link(&mut self.links, object, size_bytes);
+            }
+            (Class::SCAN, _) => {
+                self.scan_bytes += size_bytes;
+                self.scans.push_front(&mut self.links, object);
+            }
+            _ => self.general.link(object, size_bytes),
+        }
+    }
+
+    fn unlink(&mut self, object: ObjectNo, size_bytes: u64) {
+        let class = std::mem::replace(&mut self.classes[object.index()], Class::NONE);
+        match (class, class.set_index()) {
+            (_, Some(set)) => self.sets[set].unlink(&mut self.links, object, size_bytes),
+            (Class::SCAN, _) => {
+                self.scan_bytes -= size_bytes;
+                self.scans.remove(&mut self.links, object);
+            }
+            (Class::GENERAL, _) => self.general.unlink(object, size_bytes),
+            _ => unreachable!("only what is linked is unlinked"),
+        }
+    }
+
+    fn count(&mut self, access: &Access) {
+        if access.pattern != Pattern::Scan {
+            self.shares.read(Class::of(access.pattern), access.size_bytes.max(1), access.now_ms);
+        }
+    }
+
+    /// Unlinks and returns the oldest of the scans.
+    fn scanned(&mut self, residents: &Residents) -> Option<(Class, ObjectNo)> {
+        let mut next = self.scans.back();
+        while let Some(object) = next {
+            if !residents.is_pinned(object) {
+                self.unlink(object, size_of_resident(object, residents));
+                return Some((Class::SCAN, object));
+            }
+            next = self.scans.ahead_of(&mut self.links, object);
+        }
+        None
+    }
+
+    /// Somebody of the class that is farthest above its share, for one of `class` if that is below its own.
+    fn ceded(&mut self, class: Class, size_bytes: u64, residents: &Residents) -> Option<(Class, ObjectNo)> {
+        let capacity_bytes = residents.capacity_bytes();
+        if !self.shares.may_grow(class, self.bytes_of(class) + size_bytes, capacity_bytes) {
+            return None;
+        }
+        let others = (Class::GENERAL.0..Class::FIRST_SET + self.sets.len() as u8).map(Class);
+        let (giver, above_bytes) = others
+            .filter(|other| *other != class)
+            .map(|other| (other, self.shares.above(other, self.bytes_of(other), capacity_bytes)))
+            .max_by(|one, other| one.1.total_cmp(&other.1))?;
+        if above_bytes <= 0.0 { None } else { self.given_by(giver, residents) }
+    }
+
+    /// Unlinks and returns whom a class gives, when it gives.
+    fn given_by(&mut self, class: Class, residents: &Residents) -> Option<(Class, ObjectNo)> {
+        let Some(set) = class.set_index() else {
+            let object = self.general.next_victim(residents)?;
+            self.classes[object.index()] = Class::NONE;
+            return Some((class, object));
+        };
+        let object = self.sets[set].latest(&mut self.links, residents)?;
+        self.unlink(object, size_of_resident(object, residents));
+        Some((class, object))
+    }
+
+    /// Somebody of the newcomer's own class.
+    fn own(&mut self, class: Class, size_bytes: u64, residents: &Residents) -> Option<(Class, ObjectNo)> {
+        let Some(set) = class.set_index() else { return self.given_by(class, residents) };
+        let larger = self.sets.get(set)?.larger_than(size_bytes, &mut self.links, residents)?;
+        self.unlink(larger, size_of_resident(larger, residents));
+        Some((class, larger))
+    }
+}
+
+impl Order for Epoch {
+    fn missed(&mut self, access: &Access) {
+        self.gone.clear();
+        self.count(access);
+    }
+
+    fn used(&mut self, access: &Access, residents: &Residents) {
+        if access.pattern == Pattern::Scan {
+            return;
+        }
+        self.count(access);
+        let (class, object) = (Class::of(access.pattern), access.object);
+        match (self.class_of(object) == class, class.set_index()) {
+            (false, _) => self.claimed(object, access.pattern, residents),
+            (true, Some(set)) => self.sets[set].used(&mut self.links, object, access.size_bytes.max(1)),
+            (true, None) => self.general.count_use(object),
+        }
+    }
+
+    fn admitted(&mut self, access: &Access, _: &Residents) {
+        self.link(access.object, access.size_bytes.max(1), Class::of(access.pattern));
+    }
+
+    fn victim(&mut self, newcomer: &Access, residents: &Residents) -> Option<ObjectNo> {
+        let (class, size_bytes) = (Class::of(newcomer.pattern), newcomer.size_bytes.max(1));
+        if class == Class::SCAN {
+            return None;
+        }
+        let (of, object) = self
+            .scanned(residents)
+            .or_else(|| self.ceded(class, size_bytes, residents))
+            .or_else(|| self.own(class, size_bytes, residents))?;
+        self.gone.push(of);
+        Some(object)
+    }
+
+    fn put_back(&mut self, object: ObjectNo, residents: &Residents) {
+        let size_bytes = size_of_resident(object, residents);
+        match self.gone.pop().expect("victims come back in the reverse order") {
+            Class::GENERAL => {
+                self.classes[object.index()] = Class::GENERAL;
+                self.general.relink(object, size_bytes);
+            }
+            Class::SCAN => {
+                self.classes[object.index()] = Class::SCAN;
+                self.scan_bytes += size_bytes;
+                self.scans.push_back(&mut self.links, object);
+            }
+            set => self.link(object, size_bytes, set),
+        }
+    }
+
+    fn forgotten(&mut self, object: ObjectNo, residents: &Residents) {
+        self.unlink(object, size_of_resident(object, residents));
+    }
+
+    fn claimed(&mut self, object: ObjectNo, pattern: Pattern, residents: &Residents) {
+        let size_bytes = size_of_resident(object, residents);
+        self.unlink(object, size_bytes);
+        self.link(object, size_bytes, Class::of(pattern));
+    }
+
+    fn retired(&mut self, set: SetNo) {
+        self.shares.clear(Class::of_set(set));
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.links.memory_bytes() + self.general.memory() + self.classes.capacity()
+    }
+}
+
+fn size_of_resident(object: ObjectNo, residents: &Residents) -> u64 {
+    residents.size_bytes(object).expect("a linked object is resident")
+}
