@@ -7,6 +7,7 @@ use std::time::Duration;
 use epochcache_tests::bed::data_set::{Sample, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, PATIENCE, cachectl};
 use epochcache_tests::bed::programs::wait_until;
+use epochcache_tests::bed::reader::permutation;
 use epochcache_tests::bed::s3::{Kind, Weather};
 
 use crate::{Outcome, needs_fuse};
@@ -83,6 +84,24 @@ fn orders_that_cannot_be_are_refused_with_a_line_in_the_log_and_the_mount_goes_o
     assert!(said.status.success() && said.out.starts_with("50 files"), "{said:?}");
     fetched_ahead(&mount, 50)?;
     bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())
+}
+
+#[test]
+fn an_order_that_the_readers_follow_is_followed_to_its_end() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(2_000), &Weather { delay_ms: 5, ..Weather::default() })?;
+    let mount = bed.mount(&["--prefetch", "told"])?;
+    let files = &bed.data_set.manifest.files;
+    // More than is believed before the first readings bear it out.
+    let text: String = permutation(files.len(), 1, 1).map(|at| format!("{}\n", files[at].path)).collect();
+    fs::write(mount.path().join(".epochcache/order"), text)?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    std::thread::sleep(Duration::from_secs(1));
+    let stats = mount.stats()?;
+    assert_eq!(stats.figure("planner_orders_wrong"), 0);
+    assert!(stats.figure("planner_prefetched") > 1_200, "{}", stats.figure("planner_prefetched"));
+    assert_eq!(bed.origin.counters()?.get, 2_000);
+    Ok(())
 }
 
 #[test]

@@ -115,7 +115,9 @@ impl FileTableBuilder {
 fn place_of(table: &mut FileTable, places: &mut HashMap<u32, u32>, number: u32) -> u32 {
     *places.entry(number).or_insert_with(|| {
         let place = table.directories.len() as u32;
-        table.directories.push(Directory { number, above: place, ranks: NONE..0, direct: 0, part: number });
+        // Empty, and narrower than any.
+        let ranks = Range { start: NONE, end: 0 };
+        table.directories.push(Directory { number, above: place, ranks, direct: 0, part: number });
         place
     })
 }

@@ -380,7 +380,7 @@ impl Readahead {
     fn take_order(&mut self, making: &mut Making<'_>, place: usize) -> Activity {
         let order = &mut self.orders[place];
         while !making.budget.is_spent() {
-            let Some(file) = order.next() else { return Activity::Done };
+            let Some(file) = order.take_next() else { return Activity::Done };
             making.budget.looks -= 1;
             let Some(rank) = making.history.table().rank(file) else { continue };
             making.budget.questions -= 1;

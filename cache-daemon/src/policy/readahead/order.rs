@@ -151,7 +151,7 @@ impl Order {
     }
 
     /// The next file to be fetched; none for now, or for good if [`Order::is_done`].
-    pub fn next(&mut self) -> Option<FileNo> {
+    pub fn take_next(&mut self) -> Option<FileNo> {
         let is_far_ahead = self.purpose == Purpose::Told
             && self.standing == Standing::Unproven
             && self.next >= self.read as usize + UNPROVEN_MAX;
@@ -215,10 +215,10 @@ mod tests {
     #[test]
     fn before_it_is_proven_an_order_costs_a_thousand_fetches() {
         let mut order = told(0, 5_000);
-        assert_eq!(std::iter::from_fn(|| order.next()).count(), UNPROVEN_MAX);
+        assert_eq!(std::iter::from_fn(|| order.take_next()).count(), UNPROVEN_MAX);
         let set = Set { files: 5_000, ..Set::default() };
         shuffled(&set, 1, 0).iter().take(64).for_each(|touch| order.reading(touch.file));
-        assert_eq!(std::iter::from_fn(|| order.next()).count(), 5_000 - UNPROVEN_MAX);
+        assert_eq!(std::iter::from_fn(|| order.take_next()).count(), 5_000 - UNPROVEN_MAX);
         assert!(order.is_done());
     }
 
