@@ -86,8 +86,9 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let planning = Arc::new(planning);
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
-    let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
+    // Before the socket: whoever finds the socket finds the mount's daemon, too.
     let registration = register(&config, &parts);
+    let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     status.log_start();
     if !config.mount.early {
         serves(())?;

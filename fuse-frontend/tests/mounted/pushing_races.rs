@@ -166,7 +166,10 @@ fn a_forced_unmount_ends_a_push_that_waits_for_a_read_which_is_never_answered() 
         assert!(!pushing.is_finished());
         // Its reader has the file open, so it is in use.
         mounted.mount.unmount().unwrap();
-        assert!(reader.join().unwrap().is_err());
+        // With the connection its READ ends, and then either it looks first or the push, which has the bytes.
+        if let Ok(bytes) = reader.join().unwrap() {
+            assert!(bytes == vec![SLOW; 50_000]);
+        }
         pushing.join().unwrap();
     });
     // Too late, and harmless.
