@@ -127,7 +127,7 @@ pub(crate) fn grown(heat: Heat, before: Heat) -> Heat {
 /// does that, and most on an emulated processor. As many accesses may be missing from what was counted, and no more; they
 /// come in bursts, as long as the task waits that was interrupted in the middle of a run.
 pub(crate) fn missed(probes: &Probes) -> u64 {
-    probes.figures().runs_missed.get()
+    probes.runs_missed()
 }
 
 /// Whether so much was left out that nothing can be said; printed, as what is skipped is.
