@@ -13,6 +13,7 @@ use crate::policy::eviction::PolicyKind;
 mod args;
 mod check;
 mod place;
+mod prefetch;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod tests;
 pub use args::{Args, Command, EngineChoice, MountArgs, ProbeChoice, ServeChoice, one_line};
 pub use place::{Place, create_cache_dir};
 pub(crate) use place::{find_program, user_allow_other};
+pub use prefetch::{PrefetchArgs, PrefetchChoice, PrefetchOptions};
 
 /// Everything that `epochcache mount` was told, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Config {
     pub mount: MountOptions,
     /// Where its bytes are kept.
     pub store: StoreOptions,
+    /// What is fetched ahead of the readers.
+    pub prefetch: PrefetchOptions,
     /// How old the listing may get before it is revalidated in the background; `None`: never (`--immutable`).
     pub revalidate: Option<Duration>,
     /// Whether eBPF probes are tried.

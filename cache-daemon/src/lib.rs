@@ -4,6 +4,7 @@
 //! (fuse-frontend > cache > store > io) and misses go out to the origin; observation goes round
 //! (probe > access > policy > commands). `docs/architecture.md` draws both.
 
+pub mod access;
 pub mod cache;
 pub mod catalog;
 pub mod config;

@@ -40,7 +40,7 @@ fn every_byte_is_right_with_opens() -> Outcome {
 fn a_cold_epoch_sends_one_get_a_file_and_no_head_and_keeps_eight_in_flight() -> Outcome {
     needs_fuse!();
     let bed = Bed::new(&Shape::of(400), &Weather { delay_ms: 15, ..Weather::default() })?;
-    let mount = bed.mount(&["--serve", "noopen"])?;
+    let mount = bed.mount(&["--serve", "noopen", "--prefetch", "off"])?;
     let listed = bed.origin.counters()?;
     assert_eq!((listed.get, listed.head), (0, 0), "{listed:?}");
 

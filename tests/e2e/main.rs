@@ -2,6 +2,7 @@
 //!
 //! Each test has its own server, cache and mountpoint. None asserts on time, except that nothing hangs.
 
+mod ahead;
 mod bad_input;
 mod damage;
 mod early;
@@ -13,11 +14,13 @@ mod lifecycle;
 mod limit;
 mod observed;
 mod odd_keys;
+mod orders;
 mod places;
 mod python;
 mod replaced;
 mod restart;
 mod stats;
+mod warm;
 
 /// Ends the test, saying why, where FUSE cannot be mounted.
 macro_rules! needs_fuse {

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
+use std::time::Instant;
 
 use bytes::Bytes;
 use fuse_frontend::errno::Errno;
@@ -25,35 +26,52 @@ impl Cache {
     /// Fetches unit `key` of `object` in the background; its flight has been boarded.
     pub(super) fn fetch(self: &Arc<Self>, ino: Ino, object: Arc<Object>, key: UnitKey) {
         let cache = self.clone();
-        self.runtime.spawn(async move { cache.fill(ino, &object, key).await });
+        self.demand.fetch_add(1, Relaxed);
+        self.runtime.spawn(async move {
+            let kib = fill_kib(&object, key.unit);
+            let permit = cache.fill_kib.clone().acquire_many_owned(kib).await;
+            let permit = permit.expect("the semaphore is never closed");
+            cache.clone().fill(ino, &object, key, RequestSource::Demand, permit).await;
+            cache.demand.fetch_sub(1, Relaxed);
+        });
     }
 
-    async fn fill(self: Arc<Self>, ino: Ino, object: &Object, key: UnitKey) {
+    /// Fetches unit `key`, whose flight has begun, and hands it to those who wait and to the store; whether it came.
+    pub(super) async fn fill(
+        self: Arc<Self>,
+        ino: Ino,
+        object: &Object,
+        key: UnitKey,
+        source: RequestSource,
+        permit: OwnedSemaphorePermit,
+    ) -> bool {
         let range = unit_range(object, key.unit);
-        let permit = self.fill_permit(range.end - range.start).await;
         self.figures.fills_in_flight.add(1);
-        let mut stopping = self.stopping.subscribe();
+        let (mut stopping, began) = (self.stopping.subscribe(), Instant::now());
         let fetched = tokio::select! {
-            fetched = self.origin.get(&object.key, &object.etag, range, RequestSource::Demand) => Some(fetched),
+            fetched = self.origin.get(&object.key, &object.etag, range, source) => Some(fetched),
             // Fails only when the cache is gone, and this holds it.
             _ = stopping.wait_for(|stopping| *stopping) => None,
         };
         self.figures.fills_in_flight.sub(1);
         match fetched {
-            None => self.flights.fail(key, Errno::IO),
+            None => {
+                self.flights.fail(key, Errno::IO);
+                false
+            }
             Some(Ok(bytes)) => {
+                self.fill_us.fetch_add(began.elapsed().as_micros() as u64, Relaxed);
                 self.figures.fills.increment();
                 self.figures.fill_bytes.add(bytes.len() as u64);
                 self.flights.land(key, &bytes);
                 self.store_unit(ino, object, key, &bytes, permit);
+                true
             }
-            Some(Err(error)) => self.flights.fail(key, self.failed(ino, object, &error)),
+            Some(Err(error)) => {
+                self.failed(ino, object, key, &error);
+                false
+            }
         }
-    }
-
-    async fn fill_permit(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let kib = bytes.max(FILL_BYTES_MIN).div_ceil(1024) as u32;
-        self.fill_kib.clone().acquire_many_owned(kib).await.expect("the semaphore is never closed")
     }
 
     /// Appends the chunks of a unit. What the store refuses is not cached, and counted by the store.
@@ -90,20 +108,23 @@ impl Cache {
         }
     }
 
-    /// Why `object` cannot be had, as an errno and one line in the log.
-    fn failed(&self, ino: Ino, object: &Object, error: &FetchError) -> Errno {
+    /// `object` cannot be had: ends its flight with an errno, and says so in the log if a reader waited.
+    fn failed(&self, ino: Ino, object: &Object, key: UnitKey, error: &FetchError) {
         match error {
             FetchError::Replaced | FetchError::Gone => {
-                self.figures.stale.increment();
+                if self.flights.fail(key, Errno::STALE) > 0 {
+                    self.figures.stale.increment();
+                }
                 tracing::info!(key = %object.key, etag = %object.etag, "replaced or removed at the origin");
                 // Full only if a thousand objects were replaced at once: the periodic listing finds the rest.
                 let _ = self.replaced.try_send(ino);
-                Errno::STALE
             }
-            FetchError::Failed { attempts, cause } => {
+            FetchError::Failed { attempts, cause } if self.flights.fail(key, Errno::IO) > 0 => {
                 self.figures.failed.increment();
                 tracing::warn!(key = %object.key, attempts, %cause, "cannot be read from the origin: EIO");
-                Errno::IO
+            }
+            FetchError::Failed { attempts, cause } => {
+                tracing::debug!(key = %object.key, attempts, %cause, "cannot be fetched ahead");
             }
         }
     }
@@ -136,6 +157,12 @@ impl Landing {
             self.cache.flights.end(self.key);
         }
     }
+}
+
+/// What unit `unit` of the object counts in memory, in KiB.
+pub(super) fn fill_kib(object: &Object, unit: u32) -> u32 {
+    let range = unit_range(object, unit);
+    (range.end - range.start).max(FILL_BYTES_MIN).div_ceil(1024) as u32
 }
 
 /// The bytes of unit `unit` in the object.

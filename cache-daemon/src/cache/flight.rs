@@ -63,6 +63,22 @@ impl Flights {
         }
     }
 
+    /// Begins the flight of `key` with nobody on board yet, unless there is one or `unless` says that none is needed.
+    pub fn begin(&self, key: UnitKey, unless: impl FnOnce() -> bool) -> bool {
+        match self.0.lock().entry(key) {
+            Entry::Vacant(vacant) if !unless() => {
+                vacant.insert(Flight::Waiting(Vec::new()));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the unit is on its way.
+    pub fn has(&self, key: UnitKey) -> bool {
+        self.0.lock().contains_key(&key)
+    }
+
     /// The bytes of `key` are there: answers all who wait, and keeps the bytes until [`Flights::end`].
     pub fn land(&self, key: UnitKey, bytes: &Bytes) {
         let waiters = match self.0.lock().insert(key, Flight::Landed(bytes.clone())) {
@@ -74,14 +90,14 @@ impl Flights {
         }
     }
 
-    /// The unit cannot be had: answers all who wait with `errno`, and ends the flight.
-    pub fn fail(&self, key: UnitKey, errno: Errno) {
-        let flight = self.0.lock().remove(&key);
-        if let Some(Flight::Waiting(waiters)) = flight {
-            for waiter in waiters {
-                (waiter.sink)(Err(errno));
-            }
+    /// The unit cannot be had: answers all who wait with `errno`, and ends the flight. How many those were.
+    pub fn fail(&self, key: UnitKey, errno: Errno) -> usize {
+        let Some(Flight::Waiting(waiters)) = self.0.lock().remove(&key) else { return 0 };
+        let count = waiters.len();
+        for waiter in waiters {
+            (waiter.sink)(Err(errno));
         }
+        count
     }
 
     /// The unit's chunks are stored or refused: the flight is over.

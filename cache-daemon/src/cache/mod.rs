@@ -11,24 +11,30 @@
 //! - A unit is in flight at most once. It stays in flight until its chunks are stored or refused, so that
 //!   no reader falls between the answer and the index.
 //! - Bytes of fills in memory are bounded by [`CacheLimits::fill_bytes_max`].
+//! - What is fetched ahead (`prefetch.rs`) is a flight that begins with nobody on board: a reader who comes joins it.
 
 mod eviction;
 mod fill;
 mod flight;
 mod lending;
 mod parts;
+mod prefetch;
 mod read;
+mod requests;
 mod revalidate;
 mod source;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use eviction::{Eviction, Patterns};
 pub use lending::Overdue;
+pub use prefetch::{Done, Prefetcher};
+pub use requests::{Asked, Noted, Requests};
 pub use revalidate::{Announce, Revalidation};
 pub use source::MountedCache;
 
@@ -85,6 +91,11 @@ pub struct Cache {
     /// Becomes true when nothing is to be fetched any more.
     stopping: watch::Sender<bool>,
     eviction: Eviction,
+    /// Readers' fetches that are not over.
+    demand: AtomicU32,
+    /// Time of all fetches that succeeded, together.
+    fill_us: AtomicU64,
+    requests: Requests,
     figures: Arc<CacheFigures>,
 }
 
@@ -114,6 +125,9 @@ impl Cache {
             replaced,
             stopping: watch::Sender::new(false),
             eviction: Eviction::new(limits.policy),
+            demand: AtomicU32::new(0),
+            fill_us: AtomicU64::new(0),
+            requests: Requests::default(),
             figures,
         };
         (Arc::new(cache), outdated)
@@ -132,6 +146,21 @@ impl Cache {
     /// The figures of this cache.
     pub fn figures(&self) -> &Arc<CacheFigures> {
         &self.figures
+    }
+
+    /// The requests of readers, for whoever wants to know.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// Readers' fetches that are not over.
+    pub fn demand_in_flight(&self) -> u32 {
+        self.demand.load(Relaxed)
+    }
+
+    /// Microseconds that all fetches took that succeeded; over their number it is the mean latency.
+    pub fn fill_us(&self) -> u64 {
+        self.fill_us.load(Relaxed)
     }
 
     /// Gives up what is being fetched: its readers get `EIO`. What has arrived is still stored.

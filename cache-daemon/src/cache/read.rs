@@ -44,6 +44,7 @@ impl Cache {
             return ticket.error(Errno::STALE);
         };
         self.figures.reads.increment();
+        self.requests.note(ino, object.size_bytes, offset, len);
         let ranges = chunk_ranges(object.size_bytes, offset, len);
         let sinks = match &ranges[..] {
             [] => return ticket.data(&[]),

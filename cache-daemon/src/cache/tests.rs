@@ -1,6 +1,7 @@
 //! The cache over a real store in a directory and an origin in memory that can be made to misbehave.
 
 mod eviction;
+mod prefetch;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -277,6 +277,18 @@ impl Catalog {
         }
     }
 
+    /// Calls `visit` for every file that has a name, in the tree's order: its number, its directory's, its bytes. Of one
+    /// moment; holds no lock.
+    pub fn files_in_order(&self, visit: &mut dyn FnMut(Ino, Ino, u64)) {
+        let (base, overlay) = {
+            let state = self.state.read_recursive();
+            (state.base.clone(), state.overlay.clone())
+        };
+        let ino = |number: u32| Ino(u64::from(number));
+        View { base: &base, overlay: &overlay }
+            .for_each_file(&mut |node, _| visit(ino(node.number), ino(node.parent), node.size_bytes));
+    }
+
     /// The URL of the data set, the prefix of every key.
     pub fn origin_url(&self) -> &str {
         &self.origin_url

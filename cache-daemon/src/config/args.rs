@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::prefetch::PrefetchArgs;
 use crate::policy::eviction::PolicyKind;
 
 const EXAMPLES: &str = "\
@@ -74,6 +75,9 @@ pub struct MountArgs {
     /// What goes when the store is full: epoch, lru, fifo, s3fifo, sieve, 2-random, none.
     #[arg(long, value_name = "NAME", default_value = "epoch", value_parser = online, help_heading = "Cache")]
     pub policy: PolicyKind,
+    /// What is fetched ahead.
+    #[command(flatten)]
+    pub prefetch: PrefetchArgs,
 
     /// What an OPEN is answered with: noopen for small files, open for large ones.
     #[arg(long, value_enum, default_value_t, help_heading = "Mount")]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::args::MountArgs;
 use super::place::{self, Machine};
-use super::{Config, ConfigError, Limits, MountOptions, OriginOptions, ProcessOptions, StoreOptions};
+use super::{
+    Config, ConfigError, Limits, MountOptions, OriginOptions, PrefetchOptions, ProcessOptions, StoreOptions,
+};
 
 /// Two segments of 64 MiB are the least that can be appended to while one is reclaimed.
 const CACHE_SIZE_BYTES_MIN: u64 = 128 << 20;
@@ -48,6 +50,7 @@ impl Config {
         machine.can_mount(args.allow_other)?;
         let mountpoint = machine.mountpoint(&args.mountpoint)?;
         let cache_dir = machine.cache_dir(&args.cache_dir, &mountpoint)?;
+        let prefetch = PrefetchOptions::new(&args.prefetch, &cache_dir)?;
         let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint)?;
         place::has_room(&places, size_bytes)?;
 
@@ -76,6 +79,7 @@ impl Config {
                 sqpoll: args.sqpoll,
                 iopoll: args.iopoll,
             },
+            prefetch,
             revalidate,
             probes: args.probes,
             process: ProcessOptions { log_file, ..process },

@@ -31,7 +31,7 @@ impl Answers for Parrot {
                     item(json!({"extents": extents, "rate": rate_bytes_per_s}));
                 }
             }
-            Request::Top | Request::Trace => {}
+            Request::Top | Request::Trace | Request::Warm { .. } | Request::Order { .. } => {}
             Request::Drop { path } => {
                 return Err(Refusal(format!("no such file: {}", path.unwrap_or_default())));
             }

@@ -8,8 +8,11 @@
 mod early;
 mod listing;
 mod logging;
+mod orders;
 mod parts;
+mod planning;
 mod status;
+mod warming;
 mod watching;
 
 use std::sync::Arc;
@@ -28,7 +31,9 @@ use crate::config::Config;
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
+use orders::OrderDirectory;
 use parts::Parts;
+use planning::Planning;
 use status::{Served, Status};
 use watching::Watching;
 
@@ -61,6 +66,8 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let _signals = signals::listen(shutdown.clone()).context("taking signals")?;
     let runtime = runtime()?;
     let lock = CacheDirLock::take(&config.store.cache_dir)?;
+    let orders = OrderDirectory::make(&config)
+        .with_context(|| format!("the directory of orders, {}", config.prefetch.order_dir.display()))?;
     let parts = Parts::open(&config, runtime.handle())?;
 
     let mounted = Mounted::start(&config, &parts, &runtime, &shutdown, &mut serves)?;
@@ -70,7 +77,10 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate);
     let revalidating = runtime.spawn(revalidation.run(outdated, from_snapshot));
     let watching = Watching::start(config.probes, mount.report().device, cache.catalog().len());
-    let served = Served { cache: cache.clone(), mount: mount.clone(), watching };
+    let figures = &parts.figures;
+    let planning = Planning::start(&config, &cache, figures, &watching, orders);
+    let planning = Arc::new(planning);
+    let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
     let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     let registration = register(&config, &parts);
@@ -84,6 +94,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     tracing::info!(?reason, "ending");
     let unmounted = unmount(&mount);
     revalidating.abort();
+    planning.stop();
     let saved = save(&runtime, &cache, &parts);
     control.stop();
     // Last: `cachectl umount` waits until it is gone.

@@ -19,6 +19,7 @@ use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
+use crate::stats::planner::PlannerFigures;
 use crate::stats::store::StoreFigures;
 use crate::store::{OpenReport, Place, Store, StoreConfig};
 
@@ -37,6 +38,7 @@ pub(super) struct AllFigures {
     pub catalog: Arc<CatalogFigures>,
     pub cache: Arc<CacheFigures>,
     pub store: Arc<StoreFigures>,
+    pub planner: Arc<PlannerFigures>,
     pub control: Arc<ControlFigures>,
 }
 
@@ -175,6 +177,7 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
             ServeChoice::Open => ServeMode::Open,
         },
         large_share,
+        control_dir: Some(config.prefetch.order_dir.clone()),
         ..MountOptions::new(&mount.mountpoint, origin)
     }
 }

@@ -9,11 +9,12 @@ use fuse_frontend::session::Mount;
 use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
+use super::planning::Planning;
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine};
-use crate::errands::{drop_path, verify};
+use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine, WarmProgress};
+use crate::errands::{drop_path, files_below, follow, verify};
 use crate::probe::{Event, ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
@@ -32,6 +33,7 @@ pub(super) struct Served {
     pub cache: Arc<Cache>,
     pub mount: Arc<Mount>,
     pub watching: Watching,
+    pub planning: Arc<Planning>,
 }
 
 /// Answers for a daemon that serves.
@@ -43,13 +45,14 @@ pub(super) struct Status {
     cache: Arc<Cache>,
     mount: Arc<Mount>,
     watching: Watching,
+    planning: Arc<Planning>,
     shutdown: Shutdown,
 }
 
 impl Status {
     /// Answers for the daemon of these parts.
     pub fn new(config: &Config, parts: &Parts, served: Served, shutdown: Shutdown) -> Self {
-        let Served { cache, mount, watching } = served;
+        let Served { cache, mount, watching, planning } = served;
         let daemon = DaemonState {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -74,6 +77,7 @@ impl Status {
             cache,
             mount,
             watching,
+            planning,
             shutdown,
         }
     }
@@ -113,6 +117,7 @@ impl Status {
         });
         let store = StoreState { places: places.collect(), ..self.store.clone() };
         let mut snapshot = Snapshot::new(daemon, mount, store, probe_state(&self.watching));
+        snapshot.planner = self.planning.state();
         self.add_figures(&mut snapshot, &usage);
         self.add_degraded(&mut snapshot);
         snapshot
@@ -139,6 +144,7 @@ impl Status {
         snapshot.add(&*self.figures.origin);
         let none = Arc::default();
         snapshot.add(&*self.watching.probes().map_or(none, |probes| probes.figures()));
+        snapshot.add(&**self.planning.figures());
         snapshot.add(&*self.figures.control);
         let store_hits = cache.store_hits.get();
         let all = store_hits + cache.landed_hits.get() + cache.joined.get() + cache.misses.get();
@@ -251,6 +257,8 @@ impl Answers for Status {
                 true
             }
             Request::Drop { path } => item(json(&drop_path(&self.cache, path.as_deref())?)),
+            Request::Warm { path, order } => self.warm(path.as_deref(), order.as_deref(), item)?,
+            Request::Order { path, name } => item(json(&self.planning.tell_order(path.as_ref(), &name)?)),
             Request::Top => item(json(&self.readers())),
             Request::Trace => self.trace(item)?,
             Request::Umount => {
@@ -264,6 +272,29 @@ impl Answers for Status {
 }
 
 impl Status {
+    /// Stores files ahead until that is done or the client leaves.
+    fn warm(
+        &self,
+        path: Option<&str>,
+        order: Option<&str>,
+        item: &mut dyn FnMut(Json) -> bool,
+    ) -> Result<bool, Refusal> {
+        let warming = match order {
+            Some(order) => self.planning.warm_order(order.as_ref())?,
+            None => self.planning.warm(files_below(&self.cache, path)?)?,
+        };
+        let progress = || match self.shutdown.begun() {
+            None => warming.progress(),
+            Some(_) => WarmProgress { done: true, why: "the daemon ends".into(), ..warming.progress() },
+        };
+        let mut is_there = true;
+        follow(progress, &mut |progress| {
+            is_there = item(json(progress));
+            is_there
+        });
+        Ok(is_there)
+    }
+
     fn readers(&self) -> Readers {
         let Some(probes) = self.watching.probes() else { return Readers::default() };
         Readers { tier: probes.report().tier.to_string(), readers: probes.readers() }

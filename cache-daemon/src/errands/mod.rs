@@ -2,6 +2,8 @@
 
 mod drop;
 mod verify;
+mod warm;
 
 pub use drop::drop_path;
 pub use verify::verify;
+pub use warm::{files_below, follow};

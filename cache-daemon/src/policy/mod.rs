@@ -4,3 +4,5 @@
 //! disk or a network; the daemon and `cachectl simulate` run the same code.
 
 pub mod eviction;
+pub mod readahead;
+pub mod sets;

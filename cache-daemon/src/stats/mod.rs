@@ -7,6 +7,7 @@
 pub mod cache;
 pub mod catalog;
 pub mod origin;
+pub mod planner;
 pub mod probe;
 pub mod snapshot;
 pub mod store;

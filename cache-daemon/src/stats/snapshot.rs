@@ -13,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use super::cache::CacheFigures;
 use super::catalog::CatalogFigures;
 use super::origin::OriginFigures;
+use super::planner::{PlannerFigures, PlannerState};
 use super::probe::ProbeFigures;
 use super::store::{StoreFigures, USAGE};
 use super::{Description, Figures, Value};
@@ -34,6 +35,9 @@ pub struct Snapshot {
     pub store: StoreState,
     /// The eBPF probes.
     pub probes: ProbeState,
+    /// What is recognised and fetched ahead.
+    #[serde(default)]
+    pub planner: PlannerState,
     /// Every figure, in the order of the catalogue.
     pub figures: Vec<Figure>,
     /// Shares of one figure in others.
@@ -154,7 +158,8 @@ impl Snapshot {
     /// A snapshot without figures yet.
     pub fn new(daemon: DaemonState, mount: MountState, store: StoreState, probes: ProbeState) -> Self {
         let (figures, ratios, degraded) = (Vec::new(), Vec::new(), Vec::new());
-        Self { version: SNAPSHOT_VERSION, daemon, mount, store, probes, figures, ratios, degraded }
+        let planner = PlannerState::default();
+        Self { version: SNAPSHOT_VERSION, daemon, mount, store, probes, planner, figures, ratios, degraded }
     }
 
     /// Adds a component's figures.
@@ -203,6 +208,7 @@ impl Snapshot {
             "mount": self.mount,
             "store": self.store,
             "probes": self.probes,
+            "planner": self.planner,
             "figures": figures,
             "ratios": ratios,
             "degraded": self.degraded,
@@ -222,6 +228,7 @@ pub fn catalogue() -> Vec<Description> {
         &USAGE,
         OriginFigures::DESCRIPTIONS,
         ProbeFigures::DESCRIPTIONS,
+        PlannerFigures::DESCRIPTIONS,
         ControlFigures::DESCRIPTIONS,
     ]
     .concat()
@@ -280,6 +287,7 @@ mod tests {
             "store": {"engine": "io_uring", "engine_why": "it works", "size_bytes": 5,
                       "places": [{"path": "/c", "state": "ok"}]},
             "probes": {"tier": "C", "why": "no CAP_BPF", "attached": []},
+            "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0},
             "figures": {
                 "control_requests": 3, "control_refused": 0, "control_clients": 0,
                 "fuse_read_latency": {"count": 1, "p50_us": 10, "p90_us": 10, "p99_us": 10, "max_us": 10},

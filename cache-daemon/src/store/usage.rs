@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 
 use super::health::State;
-use super::{Shared, checkpoint};
+use super::{Shared, Store, checkpoint};
 
 /// What a store holds and takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,16 @@ pub struct VolumeUsage {
     pub files: u64,
     /// Bytes that they take, those included that are deleted and still open somewhere.
     pub file_bytes: u64,
+}
+
+impl Store {
+    /// Bytes of data that extents can still take, about: those that wait to be written are not taken off.
+    pub fn room_bytes(&self) -> u64 {
+        let volumes = self.shared.volumes.iter().filter(|handle| handle.volume.is_in());
+        volumes
+            .map(|handle| handle.room_bytes().saturating_sub(handle.volume.queued_bytes.load(Relaxed)))
+            .sum()
+    }
 }
 
 pub(super) fn measure(shared: &Shared) -> Usage {

@@ -63,3 +63,27 @@ fn the_one() -> Result<RunningDaemon> {
         }
     }
 }
+
+/// The daemon that `path` is about, and the path in its mount.
+pub fn addressed(path: &Path, target: &Target) -> Result<(Client, Option<String>)> {
+    let running = running()?;
+    let absolute = std::path::absolute(path)?;
+    let inside = |mountpoint: &Path| absolute.strip_prefix(mountpoint).ok().map(Path::to_owned);
+    let found = running.iter().find_map(|daemon| Some((daemon, inside(&daemon.mountpoint)?)));
+    let (dir, relative) = match found {
+        Some((daemon, relative)) if target.cache_dir.is_none() => (daemon.cache_dir.clone(), relative),
+        Some((_, relative)) => (cache_dir(None, target)?, relative),
+        None => {
+            anyhow::ensure!(path.is_relative(), "{} is in no mount of epochcache", path.display());
+            (cache_dir(None, target)?, path.to_owned())
+        }
+    };
+    let text = relative.to_str().context("the path is not UTF-8, and an object's key always is")?;
+    Ok((Client::connect(&dir)?, (!text.is_empty()).then(|| text.to_owned())))
+}
+
+/// `path` from the root, as text that the daemon understands wherever it was started.
+pub fn absolute(path: &Path) -> Result<String> {
+    let absolute = std::path::absolute(path)?;
+    absolute.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
+}

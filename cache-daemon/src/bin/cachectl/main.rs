@@ -12,6 +12,7 @@ mod doctor;
 mod drop;
 mod find;
 mod list;
+mod order;
 mod simulate;
 mod stats;
 mod table;
@@ -20,6 +21,7 @@ mod trace;
 mod umount;
 mod units;
 mod verify;
+mod warm;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ Examples:
   cachectl stats --watch             what the one daemon that runs is doing, every 2 seconds
   cachectl stats /mnt/data --json    one JSON object, for scripts (docs/stats.md)
   cachectl top                       who reads, and how fast
+  cachectl warm /mnt/data/train      stores all of it before it is read
   cachectl umount /mnt/data          unmounts cleanly; cleans up a dead mount
   cachectl doctor                    what is missing on this machine, and what to do
 
@@ -53,6 +56,10 @@ enum Command {
     Verify(verify::Args),
     /// Forgets what is stored of a path.
     Drop(drop::Args),
+    /// Stores what is below a path before it is read.
+    Warm(warm::Args),
+    /// Tells the order in which an epoch will be read.
+    Order(order::Args),
     /// Checks this machine: what is missing, what it costs, what to do.
     Doctor(doctor::Args),
     /// Shows who reads: processes with their files and bytes a second.
@@ -100,6 +107,8 @@ fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
         Command::Umount(args) => umount::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
         Command::Drop(args) => drop::run(&args, out),
+        Command::Warm(args) => warm::run(&args, out),
+        Command::Order(args) => order::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Trace(args) => trace::run(&args, out),

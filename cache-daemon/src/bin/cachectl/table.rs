@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use cache_daemon::stats::planner::PlannerState;
 use cache_daemon::stats::snapshot::{Figure, Snapshot};
 use cache_daemon::stats::{LatencySummary, Value};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -61,7 +62,23 @@ fn head(out: &mut dyn Write, snapshot: &Snapshot) -> io::Result<()> {
     for place in &store.places {
         writeln!(out, "          {}: {}", place.path.display(), place.state)?;
     }
-    writeln!(out, "  probes  tier {} ({})", probes.tier, probes.why)
+    writeln!(out, "  probes  tier {} ({})", probes.tier, probes.why)?;
+    planner(out, &snapshot.planner)
+}
+
+fn planner(out: &mut dyn Write, planner: &PlannerState) -> io::Result<()> {
+    // A daemon of an earlier release has none.
+    if planner.mode.is_empty() {
+        return Ok(());
+    }
+    write!(out, "  ahead   {} ({})", planner.mode, planner.activity)?;
+    if planner.epoch > 0 {
+        let set = if planner.set.is_empty() { "the mount" } else { &planner.set };
+        let files = units::human(planner.set_files, "files");
+        write!(out, "; {} of {files} files in {set}", planner.workload)?;
+        write!(out, ", epoch {}, seen by {}", planner.epoch, planner.source)?;
+    }
+    writeln!(out)
 }
 
 fn ratios(out: &mut dyn Write, snapshot: &Snapshot, before: Option<&Before<'_>>) -> io::Result<()> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use cache_daemon::config::Limits;
 use cache_daemon::control::{
-    Answers, CacheDirLock, ControlFigures, Dropped, Refusal, Request, Server, VerifyProgress,
+    Answers, CacheDirLock, ControlFigures, Dropped, OrderTold, Refusal, Request, Server, VerifyProgress,
+    WarmProgress,
 };
 use cache_daemon::stats::snapshot::Snapshot;
 use clap::Parser;
@@ -40,6 +41,15 @@ impl Answers for StandIn {
             }
             Request::Drop { path } => return Err(Refusal(format!("no such file: {path:?}"))),
             // A daemon that dies while it is asked.
+            Request::Warm { .. } => {
+                let half = WarmProgress { files: 2, passed_files: 1, ..WarmProgress::default() };
+                let full = WarmProgress { done: true, why: "the store is full".into(), ..half.clone() };
+                let _ = item(json!(half)) && item(json!(full));
+            }
+            Request::Order { path, .. } if path.ends_with("/epoch.txt") => {
+                item(json!(OrderTold { files: 3, unknown: 1, twice: 0 }));
+            }
+            Request::Order { path, .. } => return Err(Refusal(format!("{path}: no such file"))),
             Request::Ping | Request::Umount | Request::Top | Request::Trace => panic!("on purpose"),
         }
         Ok(())
@@ -105,6 +115,20 @@ fn drop_sends_the_path_in_the_mount_and_shows_a_refusal() {
     let (_, text) = daemon.cachectl(&["drop", "train/a.jpg"]);
     assert_eq!(text, "dropped 1 objects, 2 KiB\n");
     let (refused, _) = daemon.cachectl(&["drop", "train/b.jpg"]);
+    assert!(refused.is_err_and(|error| error.to_string().contains("no such file")));
+}
+
+#[test]
+fn warm_exits_with_1_when_not_all_is_stored_and_order_says_what_it_understood() {
+    let daemon = Daemon::new();
+    let (verdict, text) = daemon.cachectl(&["warm", "train"]);
+    assert!(
+        verdict.expect("it answers") == Verdict::Problems && text.contains("the store is full"),
+        "{text}"
+    );
+    let (_, text) = daemon.cachectl(&["order", "epoch.txt"]);
+    assert_eq!(text, "3 files in this order; 1 unknown paths, 0 named twice\n");
+    let (refused, _) = daemon.cachectl(&["order", "other.txt"]);
     assert!(refused.is_err_and(|error| error.to_string().contains("no such file")));
 }
 

@@ -10,6 +10,7 @@ mod epoch;
 mod list;
 mod machine;
 mod pairs;
+mod planner;
 mod plot;
 mod probes;
 mod report;
@@ -21,7 +22,7 @@ use row::Results;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// epoch, list, probes, or report.
+    /// epoch, list, planner, probes, or report.
     name: String,
     /// Print an object a line.
     #[arg(long)]
@@ -57,9 +58,10 @@ fn main() -> anyhow::Result<()> {
     match arguments.name.as_str() {
         "epoch" => epoch::run(effort, &mut results)?,
         "list" => list::run(effort, &mut results)?,
+        "planner" => planner::run(effort, &mut results)?,
         "probes" => probes::run(effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, probes, or report"),
+        unknown => bail!("no benchmark is called {unknown}: epoch, list, planner, probes, or report"),
     }
     // A quick run must not replace numbers that somebody waited for.
     if effort.quick { Ok(()) } else { results.keep() }

@@ -1,0 +1,53 @@
+//! The planner's figures, and what it says about itself.
+
+use serde::{Deserialize, Serialize};
+
+use crate::figures;
+
+figures! {
+    /// What was recognised, and what became of what was fetched ahead.
+    pub struct PlannerFigures("planner") {
+        touches: Counter, "accesses", "Beginnings and ends of readings that the planner was told of.";
+        touches_lost: Gauge, "accesses", "Readings that the planner was not told of because it was too slow.";
+        jobs: Gauge, "jobs", "Jobs that read in the last half minute: groups of readers of a part of the data set.";
+        epochs: Counter, "epochs", "Epochs of 200 files and more that have ended.";
+        coverage_percent: Gauge, "percent", "Files of its set that the main job has read in this epoch.";
+        confidence_percent: Gauge, "percent", "How sure the planner is of what the main job does.";
+        depth: Gauge, "requests", "Requests in flight that fill the link, as measured: fetches ahead and readers' own together.";
+        prefetch_in_flight: Gauge, "requests", "Fetches ahead in flight now.";
+        prefetch_waiting: Gauge, "objects", "Objects that are to be fetched ahead and wait for their turn.";
+        prefetched: Counter, "objects", "Objects fetched ahead of their reader.";
+        prefetched_bytes: Counter, "bytes", "Bytes of them.";
+        prefetch_needless: Counter, "objects", "Objects that were to be fetched ahead and turned out to be there.";
+        prefetch_failed: Counter, "objects", "Objects that could not be fetched ahead.";
+        prefetch_used: Counter, "objects", "Objects fetched ahead and then read.";
+        prefetch_used_bytes: Counter, "bytes", "Bytes of them.";
+        prefetch_wasted: Counter, "objects", "Objects fetched ahead for an epoch that ended without reading them.";
+        prefetch_wasted_bytes: Counter, "bytes", "Bytes of them.";
+        prefetch_unread: Gauge, "objects", "Objects fetched ahead that are still to be read.";
+        orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";
+        orders_wrong: Gauge, "orders", "Orders dropped because readers did not follow them.";
+        allowance_bytes: Gauge, "bytes", "Bytes that --prefetch-hourly still allows; 0 without a limit.";
+        history_bytes: Gauge, "bytes", "Memory of the history of readings.";
+    }
+}
+
+/// What the planner sees and does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannerState {
+    /// `--prefetch`.
+    pub mode: String,
+    /// What it does, and if nothing, why.
+    pub activity: String,
+    /// Where readings are seen: `probes`, or `requests` that reach the daemon.
+    pub source: String,
+    /// What the main job does: `shuffled epochs`, `in listing order`, and so on.
+    pub workload: String,
+    /// The directory of its set, from the mountpoint; empty for the whole mount.
+    pub set: String,
+    /// Files of its set.
+    pub set_files: u64,
+    /// The epoch that it is in, from 1; 0 if nobody has read yet.
+    pub epoch: u64,
+}

@@ -1,0 +1,121 @@
+//! `planner`: what fetching ahead does for the epochs of a training job.
+//!
+//! A real mount and a server in a process of its own, behind a link of 125 MiB/s (a gigabit) and some delay; eight
+//! workers that check every byte. Cases: `cold_no_order` (first epoch of an empty cache, 20 ms away) and
+//! `cold_no_order_100ms`, each against the same mount with `--prefetch off`, where eight blocking readers set the pace.
+
+use std::fs;
+use std::time::Duration;
+
+use epochcache_tests::bed::data_set::Shape;
+use epochcache_tests::bed::mount::Bed;
+use epochcache_tests::bed::s3::Weather;
+use epochcache_tests::bed::stats::Stats;
+
+use crate::machine::{self, Forget};
+use crate::pairs::Pairs;
+use crate::{Effort, Results};
+
+const REFERENCE: &str = "--prefetch off";
+
+const LINK_BYTES_PER_S: u64 = 125 << 20;
+
+/// Measures all cases.
+pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
+    // Twenty seconds of the link.
+    let shape = Shape { classes: effort.pick(1_000, 50), ..Shape::of(effort.pick(23_000, 3_000)) };
+    let bed = Bed::new(&shape, &Weather::default())?;
+    for (case, delay_ms) in [("cold_no_order", 20), ("cold_no_order_100ms", 100)] {
+        let weather = Weather { delay_ms, bytes_per_s: LINK_BYTES_PER_S, ..Weather::default() };
+        bed.origin.set_weather(&weather)?;
+        let (mut cold, mut paced) = (Cold::new(&bed), Cold::new(&bed));
+        // A paced epoch takes five minutes at 100 ms.
+        let count = if delay_ms < 50 { effort.pick(3, 1) } else { 1 };
+        let pairs = Pairs::run(count, || cold.epoch("auto"), || paced.epoch("off"))?;
+        let note = format!("{delay_ms} ms away: 8 blocking readers can get {} files/s", 8_000 / delay_ms);
+        results.pairs(case, "throughput", "MiB/s", REFERENCE, &pairs, &note);
+        let link = (LINK_BYTES_PER_S >> 20) as f64;
+        let share: Vec<f64> = pairs.ours().iter().map(|mib_per_s| mib_per_s / link).collect();
+        results.absolute(case, "of_link", "", &share, "from the first open to the last worker's end");
+        cold.report(case, results);
+    }
+    Ok(())
+}
+
+/// First epochs of empty caches.
+struct Cold<'a> {
+    bed: &'a Bed,
+    epoch: u64,
+    seen: Vec<Seen>,
+}
+
+/// What one of them cost.
+struct Seen {
+    gets_per_file: f64,
+    in_flight: f64,
+    depth: f64,
+    unread: f64,
+}
+
+impl<'a> Cold<'a> {
+    fn new(bed: &'a Bed) -> Self {
+        Self { bed, epoch: 0, seen: Vec::new() }
+    }
+
+    /// Mounts with nothing stored and reads an epoch; MiB a second.
+    fn epoch(&mut self, prefetch: &str) -> anyhow::Result<f64> {
+        let command = self.bed.mount_command();
+        let _ = fs::remove_dir_all(&command.cache_dir);
+        let mount = command.cache_size("4GiB").options(&["--prefetch", prefetch]).start()?;
+        let mut readers = self.bed.readers(&mount)?;
+        machine::forget(Forget::Pages)?;
+        // Back into the page cache: the server's own disk is not what is measured.
+        warm(self.bed)?;
+        self.bed.origin.reset()?;
+        self.epoch += 1;
+        let report = readers.epoch(self.epoch)?;
+        report.must_be_right(self.bed.files())?;
+        let counters = self.bed.origin.counters()?;
+        // The planner learns of the last readings up to half a second late.
+        std::thread::sleep(Duration::from_secs(1));
+        let stats = mount.stats()?;
+        let unread =
+            |stats: &Stats| stats.figure("planner_prefetched") - stats.figure("planner_prefetch_used");
+        self.seen.push(Seen {
+            gets_per_file: counters.get as f64 / self.bed.files() as f64,
+            in_flight: counters.gets_in_flight_mean,
+            depth: stats.figure("planner_depth") as f64,
+            unread: unread(&stats) as f64,
+        });
+        drop(readers);
+        mount.unmount()?;
+        Ok(report.mib_per_s)
+    }
+
+    fn report(&self, case: &str, results: &mut Results) {
+        let each = |of: fn(&Seen) -> f64| self.seen.iter().map(of).collect::<Vec<_>>();
+        results.absolute(
+            case,
+            "gets_per_file",
+            "requests",
+            &each(|seen| seen.gets_per_file),
+            "at the server",
+        );
+        results.absolute(
+            case,
+            "gets_in_flight",
+            "requests",
+            &each(|seen| seen.in_flight),
+            "mean over the epoch",
+        );
+        results.absolute(case, "depth", "requests", &each(|seen| seen.depth), "as measured at the end");
+        results.absolute(case, "unread", "objects", &each(|seen| seen.unread), "fetched ahead and not read");
+    }
+}
+
+fn warm(bed: &Bed) -> anyhow::Result<()> {
+    for file in &bed.data_set.manifest.files {
+        fs::read(bed.data_set.directory.join(&file.path))?;
+    }
+    Ok(())
+}
