@@ -195,7 +195,7 @@ impl FileTable {
     }
 
     /// The part that the file at `rank` belongs to: the number of its directory.
-    pub(super) fn part_of(&self, rank: Rank) -> u32 {
+    pub fn part_of(&self, rank: Rank) -> u32 {
         self.part_of_directory(self.directory(rank))
     }
 

@@ -64,14 +64,18 @@ impl Eviction {
         }
     }
 
-    /// From now on files are part of what `patterns` says, those that are in too.
+    /// From now on files are part of what `patterns` says, those that are in too. A walk changes nothing for these:
+    /// who is in was used by others.
     pub fn recognise(&self, patterns: Patterns) {
         (*self.patterns.write()).clone_from(&patterns);
         let Some(state) = &self.state else { return };
         let objects = state.lock().evictor.residents().objects();
         for object in objects.map(ObjectNo) {
-            // Locked one by one: readers are not to wait for all of them.
-            state.lock().evictor.claim(object, patterns(ino(object)));
+            let pattern = patterns(ino(object));
+            if pattern != Pattern::Scan {
+                // Locked one by one: readers are not to wait for all of them.
+                state.lock().evictor.claim(object, pattern);
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use super::parts::AllFigures;
 use super::sight::Sight;
 use super::warming::{Warm, Warming};
 use super::watching::Watching;
-use crate::access::{FileNo, FileTable, History, IDLE_AFTER_NS, is_split_name};
+use crate::access::{FileNo, FileTable, History, IDLE_AFTER_NS, Job, is_split_name};
 use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, PrefetchChoice};
@@ -30,6 +30,7 @@ use crate::control::{OrderTold, Refusal};
 use crate::policy::readahead::{
     Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation,
 };
+use crate::policy::sets::{Reading, Sets};
 use crate::stats::origin::OriginFigures;
 use crate::stats::planner::{PlannerFigures, PlannerState};
 
@@ -98,6 +99,7 @@ impl Planning {
             prefetcher,
             filed: None,
             counted: Counts::default(),
+            sets: Sets::default(),
             refused_room: None,
             epochs: Epochs::new(cache.clone()),
             wishes,
@@ -169,6 +171,8 @@ struct Planner {
     meter: Meter,
     filed: Option<Filed>,
     counted: Counts,
+    /// What the files are part of, for whoever evicts.
+    sets: Sets,
     /// The room that the store said it had when it refused something for want of room.
     refused_room: Option<u64>,
     epochs: Epochs,
@@ -245,6 +249,7 @@ impl Planner {
         let plan = self.readahead.plan(history, &now, &mut |file| prefetcher.is_absent(file));
         self.prefetcher.ask(plan.depth, &plan.prefetch);
         self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
+        self.sort_out();
         self.tell(now_ns, plan.activity, state);
         plan.activity
     }
@@ -271,7 +276,29 @@ impl Planner {
             None => self.history = Some(History::new(table)),
         }
         self.readahead.refiled();
+        self.recognise();
         self.filed = Some(Filed { at: Instant::now(), files, bytes });
+    }
+
+    /// Tells whoever evicts which files are read together, if that is news.
+    fn sort_out(&mut self) {
+        let Some(history) = &self.history else { return };
+        let reading = |job: &Job| Reading { part: job.part(), workload: job.workload(), epoch: job.epoch() };
+        let readings: Vec<_> = history.jobs().iter().map(reading).collect();
+        if self.sets.look(&readings) {
+            self.recognise();
+        }
+    }
+
+    fn recognise(&self) {
+        let Some(history) = &self.history else { return };
+        let (table, sets) = (history.table().clone(), self.sets.clone());
+        let pattern = move |ino: Ino| {
+            let rank = u32::try_from(ino.0).ok().and_then(|number| table.rank(FileNo(number)));
+            // A file that is new since the table was made is nobody's yet.
+            sets.pattern(rank.map_or(u32::MAX, |rank| table.part_of(rank)))
+        };
+        self.cache.eviction().recognise(Arc::new(pattern));
     }
 
     /// Brings figures and state up to date.

@@ -70,7 +70,9 @@ fn main() -> anyhow::Result<()> {
         "serve" => serve::run(&arguments.store.cases, effort, &mut results)?,
         "store" => store::run(&arguments.store, effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, planner, probes, serve, store, or report"),
+        unknown => {
+            bail!("no benchmark is called {unknown}: epoch, list, planner, probes, serve, store, or report")
+        }
     }
     // A quick run, or a part of one, must not replace numbers that somebody waited for.
     if effort.quick || !arguments.store.is_everything() { Ok(()) } else { results.keep() }
