@@ -268,7 +268,7 @@ impl Pusher {
         let size_bytes = source.attributes(ino).map_err(|_| Pushed::Outdated)?.size_bytes;
         let wanted = offset..offset.saturating_add(bytes.len() as u64);
         let (pages, whole) = whole_pages(&wanted, size_bytes, shared.page_bytes).ok_or(Pushed::Nothing)?;
-        let Some(new) = shared.ledger.lock().add(ino, &pages) else {
+        let Some(new) = shared.ledger.lock().begin_push(ino, &pages) else {
             self.sweep_if_due();
             return Err(Pushed::OverBudget);
         };
@@ -352,14 +352,13 @@ impl Shared {
 
     /// Counts no more what of a job was not stored, and tells what came of it.
     fn finish(&self, job: StoreJob, pushed: Pushed, stored_bytes: u64) {
-        if !matches!(pushed, Pushed::Stored { .. }) {
-            // Ranges end where the job's bytes do, so what was stored is the part below `end`.
-            let end = (job.offset + stored_bytes).div_ceil(self.page_bytes);
-            let mut ledger = self.ledger.lock();
-            for new in &job.new {
-                ledger.remove(job.ino, &(new.start.max(end)..new.end.max(end)));
-            }
-        }
+        // Ranges end where the job's bytes do, so what was stored is the part below `end`.
+        let end = match pushed {
+            Pushed::Stored { .. } => u64::MAX,
+            _ => (job.offset + stored_bytes).div_ceil(self.page_bytes),
+        };
+        let not_stored = job.new.iter().map(|new| new.start.max(end)..new.end.max(end));
+        self.ledger.lock().end_push(job.ino, not_stored.filter(|pages| !pages.is_empty()));
         self.figures.pushed(pushed);
         (job.done)(pushed);
     }

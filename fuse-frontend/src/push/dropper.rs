@@ -83,7 +83,7 @@ impl Shared {
             Err(Closed::Unreachable) => self.drop_by_notification(ino, &whole),
         };
         if matches!(dropped, Dropped::Gone { .. }) {
-            self.ledger.lock().remove(ino, &pages);
+            self.ledger.lock().dropped(ino, &pages);
         }
         dropped
     }
@@ -138,7 +138,7 @@ impl Shared {
             };
             if held.iter().all(gone) {
                 let mut ledger = self.ledger.lock();
-                held.iter().for_each(|pages| ledger.remove(ino, pages));
+                held.iter().for_each(|pages| ledger.dropped(ino, pages));
             }
         }
     }

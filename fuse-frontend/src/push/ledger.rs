@@ -11,7 +11,7 @@
 //! - The ranges of a node are sorted, not empty, and neither overlap nor touch.
 //! - `pages` is the sum over all ranges, and at most `pages_max`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use crate::source::Ino;
@@ -23,13 +23,15 @@ pub(super) type Pages = Range<u64>;
 #[derive(Debug)]
 pub(super) struct Ledger {
     nodes: BTreeMap<Ino, Vec<Pages>>,
+    /// Pushes that count and are not done, by node: what a drop found gone may be stored right after.
+    under_way: HashMap<Ino, u32>,
     pages: u64,
     pages_max: u64,
 }
 
 impl Ledger {
     pub fn new(pages_max: u64) -> Self {
-        Self { nodes: BTreeMap::new(), pages: 0, pages_max }
+        Self { nodes: BTreeMap::new(), under_way: HashMap::new(), pages: 0, pages_max }
     }
 
     /// Pages that count.
@@ -42,8 +44,32 @@ impl Ledger {
         self.nodes.len()
     }
 
-    /// Counts `wanted` of `ino`; returns those that did not count yet, or None, changing nothing, if there is no room.
-    pub fn add(&mut self, ino: Ino, wanted: &Pages) -> Option<Vec<Pages>> {
+    /// A push of `wanted` begins, to be ended by [`Ledger::end_push`]: its pages count. Returns those that did not count yet, or
+    /// None, changing nothing, if there is no room.
+    pub fn begin_push(&mut self, ino: Ino, wanted: &Pages) -> Option<Vec<Pages>> {
+        let new = self.add(ino, wanted)?;
+        *self.under_way.entry(ino).or_default() += 1;
+        Some(new)
+    }
+
+    /// A push of `ino` is over; of its pages, those that were `not_stored` count no more.
+    pub fn end_push(&mut self, ino: Ino, not_stored: impl IntoIterator<Item = Pages>) {
+        let under_way = self.under_way.get_mut(&ino).expect("it was begun");
+        *under_way -= 1;
+        if *under_way == 0 {
+            self.under_way.remove(&ino);
+        }
+        not_stored.into_iter().for_each(|pages| self.remove(ino, &pages));
+    }
+
+    /// `gone` of `ino` was seen not to be there, and counts no more unless a push is under way that may bring it back.
+    pub fn dropped(&mut self, ino: Ino, gone: &Pages) {
+        if !self.under_way.contains_key(&ino) {
+            self.remove(ino, gone);
+        }
+    }
+
+    fn add(&mut self, ino: Ino, wanted: &Pages) -> Option<Vec<Pages>> {
         let held = self.nodes.get(&ino).map_or(&[][..], Vec::as_slice);
         let new = without(wanted, held);
         let pages = count(&new);
@@ -57,8 +83,7 @@ impl Ledger {
         Some(new)
     }
 
-    /// Counts `gone` of `ino` no more.
-    pub fn remove(&mut self, ino: Ino, gone: &Pages) {
+    fn remove(&mut self, ino: Ino, gone: &Pages) {
         let Some(held) = self.nodes.get_mut(&ino) else { return };
         let before = count(held);
         *held = held.iter().flat_map(|range| without(range, std::slice::from_ref(gone))).collect();
@@ -142,6 +167,22 @@ mod tests {
             1 => (1u64..4).prop_map(Step::Forget),
         ];
         proptest::collection::vec(step, 1..60)
+    }
+
+    #[test]
+    fn what_a_push_under_way_may_bring_back_counts_on_when_it_is_dropped() {
+        let (ino, mut ledger) = (Ino(5), Ledger::new(100));
+        let new = |new: Option<Vec<Pages>>| new.map(|new| count(&new));
+        assert_eq!(new(ledger.begin_push(ino, &(0..10))), Some(10));
+        ledger.dropped(ino, &(0..10));
+        assert_eq!(ledger.pages(), 10);
+        assert_eq!(new(ledger.begin_push(ino, &(5..12))), Some(2));
+        ledger.end_push(ino, []);
+        ledger.end_push(ino, [Pages { start: 11, end: 12 }]);
+        assert_eq!(ledger.pages(), 11);
+        ledger.dropped(ino, &(0..4));
+        assert_eq!(ledger.pages(), 7);
+        ledger.self_check();
     }
 
     proptest! {

@@ -89,7 +89,10 @@ fn with_every_serving_thread_standing_still_push_and_drop_go_on_and_those_thread
             is_current: Box::new(|| true),
             done: Box::new(move |pushed| tell.send(pushed).unwrap()),
         });
-        assert!(matches!(drop_range(mounted.mount.pusher(), slow, 0..50_000), Dropped::Kept { .. }));
+        // mincore(2), before 6.5, does not see pages that are still to be filled.
+        let dropped = drop_range(mounted.mount.pusher(), slow, 0..50_000);
+        assert!(matches!(dropped, Dropped::Kept { .. } | Dropped::Gone { .. }), "{dropped:?}");
+        assert_eq!(mounted.mount.pusher().held_bytes(), 13 * 4096, "the push is still to come");
         // What nobody reads is pushed and dropped while no request at all is served.
         for n in THREADS as u8..8 {
             let node = Ino(u64::from(n) + 4);
