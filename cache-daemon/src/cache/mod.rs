@@ -15,6 +15,7 @@
 
 mod fill;
 mod flight;
+mod journal;
 mod lending;
 mod parts;
 mod prefetch;
@@ -31,6 +32,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use journal::{Deed, Entry, Journal};
 pub use lending::Overdue;
 pub use prefetch::{Done, Prefetcher};
 pub use push::PushOutcome;
@@ -92,6 +94,7 @@ pub struct Cache {
     /// Time of all fetches that succeeded, together.
     fill_us: AtomicU64,
     requests: Requests,
+    journal: Arc<Journal>,
     figures: Arc<CacheFigures>,
 }
 
@@ -123,6 +126,7 @@ impl Cache {
             demand: AtomicU32::new(0),
             fill_us: AtomicU64::new(0),
             requests: Requests::default(),
+            journal: Arc::default(),
             figures,
         };
         (Arc::new(cache), outdated)
@@ -141,6 +145,11 @@ impl Cache {
     /// The figures of this cache.
     pub fn figures(&self) -> &Arc<CacheFigures> {
         &self.figures
+    }
+
+    /// What is done with objects, for whoever traces.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
     }
 
     /// The requests of readers, for whoever wants to know.

@@ -10,7 +10,9 @@ mod listing;
 mod logging;
 mod parts;
 mod planning;
+mod readers;
 mod status;
+mod trace;
 mod watching;
 
 use std::sync::Arc;

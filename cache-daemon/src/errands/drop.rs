@@ -2,7 +2,7 @@
 
 use fuse_frontend::source::{Ino, NodeKind, Walk};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Deed};
 use crate::control::{Dropped, Refusal};
 use crate::object::{ExtentKey, Object};
 
@@ -27,15 +27,16 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
     let mut waiting = vec![top];
     while let Some(ino) = waiting.pop() {
         match cache.catalog().object(ino) {
-            Some(object) => forget(cache, &object, dropped),
+            Some(object) => forget(cache, ino, &object, dropped),
             // A file replaced meanwhile is not listed either: ESTALE is nothing to do.
             None => {
                 let _ = cache.catalog().entries(ino, 0, &mut |entry| {
                     match entry.attributes.kind {
                         NodeKind::Directory => waiting.push(entry.attributes.ino),
                         NodeKind::File => {
-                            if let Some(object) = cache.catalog().object(entry.attributes.ino) {
-                                forget(cache, &object, dropped);
+                            let ino = entry.attributes.ino;
+                            if let Some(object) = cache.catalog().object(ino) {
+                                forget(cache, ino, &object, dropped);
                             }
                         }
                     }
@@ -46,7 +47,7 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
     }
 }
 
-fn forget(cache: &Cache, object: &Object, dropped: &mut Dropped) {
+fn forget(cache: &Cache, ino: Ino, object: &Object, dropped: &mut Dropped) {
     let extent = |chunk| ExtentKey { object: object.fingerprint, chunk };
     let stored: u64 =
         (0..object.chunks()).filter_map(|chunk| cache.store().contains(&extent(chunk))).map(u64::from).sum();
@@ -54,5 +55,6 @@ fn forget(cache: &Cache, object: &Object, dropped: &mut Dropped) {
         dropped.objects += 1;
         dropped.bytes += stored;
         cache.store().forget(&object.fingerprint, object.chunks());
+        cache.journal().note(ino, 0, stored, Deed::Evicted);
     }
 }
