@@ -7,8 +7,9 @@ use std::time::Duration;
 
 /// Ids of programs, maps and links that a process holds.
 pub fn held(pid: u32) -> HashSet<(String, u32)> {
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
-    let texts = infos.filter_map(|info| fs::read_to_string(info.unwrap().path()).ok());
+    // None of a process that is gone.
+    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten();
+    let texts = infos.filter_map(|info| fs::read_to_string(info.ok()?.path()).ok());
     let ids = |text: String| {
         let id = |line: &str| {
             let (key, value) = line.split_once(":\t")?;
