@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use histogram::AtomicHistogram;
 
+use crate::askers::Askers;
 use crate::errno::Errno;
 
 /// A kind of request; `Refused` is every request that would change the data set.
@@ -118,6 +119,7 @@ pub struct RequestCounts {
     panics: AtomicU64,
     read_latency: AtomicHistogram,
     read_us_max: AtomicU64,
+    askers: Askers,
 }
 
 impl Default for RequestCounts {
@@ -133,6 +135,7 @@ impl Default for RequestCounts {
             read_latency: AtomicHistogram::new(4, LATENCY_POWER_MAX)
                 .expect("4 < 36 <= 64 is what it asks for"),
             read_us_max: AtomicU64::new(0),
+            askers: Askers::default(),
         }
     }
 }
@@ -146,6 +149,11 @@ impl RequestCounts {
     /// Errors with `errno` so far, of those that have a row of their own.
     pub fn errors(&self, errno: Errno) -> u64 {
         self.errors[error_index(errno.0)].load(Relaxed)
+    }
+
+    /// Who asked for reads.
+    pub fn askers(&self) -> &Askers {
+        &self.askers
     }
 
     /// Reads that the source answered with another length than asked: `EIO` was sent instead.

@@ -189,7 +189,7 @@ impl Fs {
         }
     }
 
-    fn start_read(&self, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
+    fn start_read(&self, asker: u32, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
         let size_bytes = match self.source.attributes(ino) {
             Ok(node) => node.size_bytes,
             Err(errno) => return reply.error(self.error(errno)),
@@ -199,6 +199,7 @@ impl Fs {
             reply,
             ino,
             offset,
+            asker,
             expected,
             started: Instant::now(),
             counts: self.counts.clone(),
@@ -265,7 +266,7 @@ impl Filesystem for Fs {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -274,7 +275,7 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve(Kind::Read, || self.start_read(Ino(ino.0), offset, size, reply));
+        self.serve(Kind::Read, || self.start_read(req.pid(), Ino(ino.0), offset, size, reply));
     }
 
     fn flush(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {

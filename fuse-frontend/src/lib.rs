@@ -8,6 +8,7 @@
 //! what changed; [`push`] puts bytes into the kernel's page cache ahead of readers; [`transport::passthrough`] hands whole
 //! local files to the kernel; [`figures`] counts what the kernel asked; [`memory`] is a source for tests.
 
+pub mod askers;
 pub mod errno;
 pub mod figures;
 mod fs;

@@ -11,6 +11,7 @@ mod errands;
 mod failing_origin;
 mod files;
 mod io_modes;
+mod killed;
 mod lifecycle;
 mod limit;
 mod memory_groups;

@@ -1,6 +1,6 @@
 //! What the probes see of a real mount, through `cachectl top` and `trace`.
 
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use epochcache_tests::bed::data_set::Shape;
@@ -47,7 +47,13 @@ fn top_shows_every_reader_with_the_files_that_it_read_from_the_page_cache() -> O
     let files: u64 = of_readers.clone().filter_map(|row| row["files"].as_u64()).sum();
     let not_empty = bed.data_set.manifest.files.iter().filter(|sample| sample.size_bytes > 0).count() as u64;
     assert_eq!(files, 3 * not_empty, "each file once an epoch, cached or not: {top}");
-    assert_eq!(of_readers.count(), 8, "a row for each worker");
+    assert_eq!(of_readers.clone().count(), 8, "a row for each worker");
+    let sum = |name: &str| of_readers.clone().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    if top["waits_by_kernel"] == true {
+        let bytes: u64 = bed.data_set.manifest.files.iter().map(|sample| sample.size_bytes).sum();
+        // The first epoch asks for everything; whoever makes the kernel drop pages makes later ones ask again.
+        assert!((bytes..=3 * bytes).contains(&sum("asked_bytes")) && sum("waited_us") > 0, "{top}");
+    }
     Ok(())
 }
 
@@ -78,20 +84,76 @@ fn trace_streams_a_line_for_each_file_and_ends_by_itself() -> Outcome {
     let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert!(lines.len() >= 20, "{text}");
     for line in &lines {
-        let path = line["reading"]["path"].as_str().expect("a path");
+        let event = line.as_object().and_then(|line| line.values().next()).expect("an object of one event");
+        let path = event["path"].as_str().expect("a path");
         assert!(bed.data_set.manifest.files.iter().any(|sample| sample.path == path), "{path}");
     }
     Ok(())
 }
 
+/// Starts `cachectl trace` and waits until the daemon has it for a client.
+fn start_trace(mount: &Mount) -> anyhow::Result<Child> {
+    let mut trace = Command::new(program("cachectl"));
+    trace.arg("trace").arg(mount.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let trace = trace.spawn()?;
+    // Whoever asks for the figures is a client too.
+    wait_until(PATIENCE, "the trace is connected", || Ok(mount.stats()?.figure("control_clients") >= 2))?;
+    Ok(trace)
+}
+
+/// Presses Ctrl-C; what was printed, to standard output and to standard error.
+fn interrupt(trace: Child) -> anyhow::Result<(String, String)> {
+    let pid = nix::unistd::Pid::from_raw(trace.id().try_into()?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+    let output = trace.wait_with_output()?;
+    assert!(output.status.success(), "{output:?}");
+    Ok((String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?))
+}
+
 #[test]
-fn probes_can_be_turned_off() -> Outcome {
+fn trace_tells_what_came_from_the_origin_and_what_was_forgotten_with_or_without_probes() -> Outcome {
     needs_fuse!();
-    let bed = Bed::new(&Shape::of(10), &Weather::default())?;
+    for probes in ["auto", "off"] {
+        let bed = Bed::new(&Shape::of(30), &Weather::default())?;
+        let mount = bed.mount(&["--probes", probes])?;
+        let trace = start_trace(&mount)?;
+        bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+        mount.wait_until_stored()?;
+        let dropped = cachectl(&["drop"], mount.path())?;
+        // Beginnings and ends come a moment later, and the flag of Ctrl-C is looked at once a second.
+        std::thread::sleep(Duration::from_secs(1));
+        let (out, err) = interrupt(trace)?;
+        let files = bed.data_set.manifest.files.iter().filter(|sample| sample.size_bytes > 0).count();
+        let count =
+            |event: &str| out.lines().filter(|line| line.split_whitespace().nth(2) == Some(event)).count();
+        assert!(count("miss") + count("ahead") >= files, "{out}");
+        assert_eq!(count("evict"), files, "{dropped:?} {out}");
+        assert!(out.lines().next().is_some_and(|header| header.ends_with("FILE")), "{out}");
+        assert!(out.contains(" evict; 0 lost") && out.contains("origin: p50"), "{out}");
+        assert_eq!(err.contains("not seen: --probes off"), probes == "off", "{err}");
+        let is_seen = probes == "auto" && !err.contains("not seen");
+        assert_eq!(count("begin+end") + count("begin") >= files, is_seen, "{out}");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_probes_top_shows_the_readers_whose_requests_came() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(40), &Weather::default())?;
     let mount = bed.mount(&["--probes", "off"])?;
-    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
-    let said = cachectl(&["trace"], mount.path())?;
-    assert_eq!(said.status.code(), Some(2), "{said:?}");
-    assert!(said.err.contains("--probes off"), "{said:?}");
+    let mut readers = bed.readers(&mount)?;
+    readers.epoch(1)?.must_be_right(bed.files())?;
+    let said = cachectl(&["top", "--once", "--json"], mount.path())?;
+    let top: Value = serde_json::from_str(said.out.trim())?;
+    assert_eq!((&top["tier"], &top["waits_by_kernel"]), (&"C".into(), &false.into()), "{top}");
+    let rows = top["readers"].as_array().expect("a list");
+    let of_readers = || rows.iter().filter(|row| row["command"] == "reader");
+    let sum = |name: &str| of_readers().filter_map(|row| row[name].as_u64()).sum::<u64>();
+    let bytes: u64 = bed.data_set.manifest.files.iter().map(|sample| sample.size_bytes).sum();
+    assert_eq!((sum("asked_bytes"), sum("bytes")), (bytes, bytes), "{top}");
+    assert!(sum("waited_us") > 0 && sum("requests") >= of_readers().count() as u64, "{top}");
+    let shown = cachectl(&["top", "--once"], mount.path())?;
+    assert!(shown.out.contains("is not seen (tier C)"), "{shown:?}");
     Ok(())
 }

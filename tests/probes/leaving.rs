@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use cache_daemon::probe::{ProbeOptions, Probes, Tier};
 
+use epochcache_tests::bed::bpf::{held, loaded, until_gone};
+
 use crate::PATIENCE;
 
 /// Set in a child that only holds probes.
@@ -57,45 +59,9 @@ fn start_holder() -> Option<(Child, u64)> {
     None
 }
 
-/// Ids of programs, maps and links that a process holds.
-fn held(pid: u32) -> HashSet<(String, u32)> {
-    let infos = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
-    let texts = infos.filter_map(|info| fs::read_to_string(info.unwrap().path()).ok());
-    let ids = |text: String| {
-        let id = |line: &str| {
-            let (key, value) = line.split_once(":\t")?;
-            let kind = key.strip_suffix("_id").filter(|kind| ["prog", "map", "link"].contains(kind))?;
-            Some((kind.to_owned(), value.trim().parse().ok()?))
-        };
-        text.lines().filter_map(id).collect::<Vec<_>>()
-    };
-    texts.flat_map(ids).collect()
-}
-
-/// Ids of everything that is loaded.
-fn loaded() -> HashSet<(String, u32)> {
-    let programs =
-        aya::programs::loaded_programs().filter_map(Result::ok).map(|info| ("prog".to_owned(), info.id()));
-    let maps = aya::maps::loaded_maps().filter_map(Result::ok).map(|info| ("map".to_owned(), info.id()));
-    let links =
-        aya::programs::loaded_links().filter_map(Result::ok).map(|info| ("link".to_owned(), info.id()));
-    programs.chain(maps).chain(links).collect()
-}
-
-fn until_gone(ids: &HashSet<(String, u32)>) {
-    for _ in 0..1000 {
-        // The kernel frees programs and maps a grace period after their last user.
-        if loaded().is_disjoint(ids) {
-            return;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    panic!("still there after 10 s: {:?}", loaded().intersection(ids).collect::<Vec<_>>());
-}
-
 #[test]
 fn a_killed_process_leaves_no_program_map_or_link() {
-    for _ in 0..20 {
+    for _ in 0..epochcache_tests::bed::count(10, 100) {
         let Some((mut child, _)) = start_holder() else {
             return eprintln!("SKIPPED: no probes here");
         };

@@ -19,7 +19,7 @@ use std::time::Instant;
 use fuse_frontend::source::Ino;
 use parking_lot::{Mutex, RwLock};
 
-use super::Cache;
+use super::{Cache, Deed};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::policy::eviction::{
     Access, Evictor, ObjectNo, Pattern, PolicyKind, Rules, SetNo, Touched, Victim,
@@ -167,6 +167,7 @@ impl Cache {
             let Some(object) = self.catalog.object(self::ino(victim.object)) else { continue };
             self.store.forget(&object.fingerprint, object.chunks());
             self.figures.evicted.increment();
+            self.journal.note(self::ino(victim.object), 0, victim.size_bytes, Deed::Evicted);
             self.figures.evicted_bytes.add(victim.size_bytes);
         }
     }

@@ -13,7 +13,7 @@ use fuse_frontend::errno::Errno;
 use fuse_frontend::source::Ino;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Cache, UNIT_BYTES, UNIT_CHUNKS, UnitKey};
+use super::{Cache, Deed, UNIT_BYTES, UNIT_CHUNKS, UnitKey};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::origin::{FetchError, RequestSource};
 use crate::store::{Appended, Rejection};
@@ -46,6 +46,7 @@ impl Cache {
         permit: OwnedSemaphorePermit,
     ) -> bool {
         let range = unit_range(object, key.unit);
+        let (start, len) = (range.start, range.end - range.start);
         self.figures.fills_in_flight.add(1);
         let (mut stopping, began) = (self.stopping.subscribe(), Instant::now());
         let fetched = tokio::select! {
@@ -54,6 +55,11 @@ impl Cache {
             _ = stopping.wait_for(|stopping| *stopping) => None,
         };
         self.figures.fills_in_flight.sub(1);
+        if let Some(fetched) = &fetched {
+            let ahead = source == RequestSource::Readahead;
+            let fetched = Deed::Fetched { latency: began.elapsed(), ahead, failed: fetched.is_err() };
+            self.journal.note(ino, start, len, fetched);
+        }
         match fetched {
             None => {
                 self.flights.fail(key, Errno::IO);

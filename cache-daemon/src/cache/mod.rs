@@ -16,6 +16,7 @@
 mod eviction;
 mod fill;
 mod flight;
+mod journal;
 mod lending;
 mod parts;
 mod prefetch;
@@ -33,6 +34,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use eviction::{Eviction, Patterns};
+pub use journal::{Deed, Entry, Journal};
 pub use lending::Overdue;
 pub use prefetch::{Done, Prefetcher};
 pub use push::PushOutcome;
@@ -98,6 +100,7 @@ pub struct Cache {
     fill_us: AtomicU64,
     requests: Requests,
     eviction: Eviction,
+    journal: Arc<Journal>,
     figures: Arc<CacheFigures>,
 }
 
@@ -130,6 +133,7 @@ impl Cache {
             fill_us: AtomicU64::new(0),
             requests: Requests::default(),
             eviction: Eviction::new(limits.policy),
+            journal: Arc::default(),
             figures,
         };
         (Arc::new(cache), outdated)
@@ -148,6 +152,11 @@ impl Cache {
     /// The figures of this cache.
     pub fn figures(&self) -> &Arc<CacheFigures> {
         &self.figures
+    }
+
+    /// What is done with objects, for whoever traces.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
     }
 
     /// The requests of readers, for whoever wants to know.

@@ -13,7 +13,7 @@ use fuse_frontend::push::{Push, Pushed, Pusher};
 use fuse_frontend::source::Ino;
 use fuse_frontend::ticket::{Answer, ReadTicket};
 
-use super::Cache;
+use super::{Cache, Deed};
 use crate::object::{Fingerprint, Object};
 
 /// What comes of a push: the pusher's word, or why the bytes could not be had.
@@ -55,6 +55,7 @@ impl Cache {
 impl Answer for Pushing {
     fn data(self: Box<Self>, bytes: &[u8]) {
         let Self { cache, pusher, ino, version, offset, done } = *self;
+        let journal = cache.journal.clone();
         pusher.push(Push {
             ino,
             offset,
@@ -64,7 +65,12 @@ impl Answer for Pushing {
             is_current: Box::new(move || {
                 cache.catalog.object(ino).is_some_and(|object| object.fingerprint == version)
             }),
-            done: Box::new(move |pushed| done(Ok(pushed))),
+            done: Box::new(move |pushed| {
+                if let Pushed::Stored { bytes } = pushed {
+                    journal.note(ino, offset, bytes, Deed::Pushed);
+                }
+                done(Ok(pushed));
+            }),
         });
     }
 

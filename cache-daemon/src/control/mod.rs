@@ -82,7 +82,7 @@ pub enum Request {
     },
     /// Who reads: one [`Readers`].
     Top,
-    /// Where readings of files begin and end, as it happens: [`TraceLine`]s until the client leaves.
+    /// What happens to files, as it happens: [`TraceLine`]s until the client leaves.
     Trace,
     /// Unmounts and ends the daemon: one [`Pong`], before it happens.
     Umount,
@@ -191,6 +191,9 @@ pub struct Readers {
     pub tier: String,
     /// The processes that read, the last to read first.
     pub readers: Vec<ReaderRow>,
+    /// Their requests and waits are as the kernel saw them, else as the daemon did, without what woke it.
+    #[serde(default)]
+    pub waits_by_kernel: bool,
 }
 
 /// One line of a trace.
@@ -218,7 +221,51 @@ pub enum TraceLine {
         /// By a page fault of a mapping.
         fault: bool,
     },
-    /// Nothing happened for a while; and how many lines were lost so far because the client was slow.
+    /// The first line: which readings are seen.
+    Watching {
+        /// `A`, `B` or `C`.
+        tier: String,
+        /// Why.
+        why: String,
+    },
+    /// A part of a file was asked of the origin.
+    Fetched {
+        /// When it was over: monotonic clock, ns.
+        at_ns: u64,
+        /// The file.
+        path: String,
+        /// First byte of the part.
+        start: u64,
+        /// End of the part.
+        end: u64,
+        /// From the request to the last byte, retries included.
+        latency_us: u64,
+        /// Fetched ahead: no reader waited when it began. Else a miss.
+        ahead: bool,
+        /// It did not come.
+        failed: bool,
+    },
+    /// A part of a file was put into the page cache.
+    Pushed {
+        /// Monotonic clock, ns.
+        at_ns: u64,
+        /// The file.
+        path: String,
+        /// First byte of the part.
+        start: u64,
+        /// End of the part.
+        end: u64,
+    },
+    /// All that is stored of a file was forgotten.
+    Evicted {
+        /// Monotonic clock, ns.
+        at_ns: u64,
+        /// The file.
+        path: String,
+        /// Bytes that were stored.
+        bytes: u64,
+    },
+    /// Told every second: how many lines were lost so far because the client was slow.
     Quiet {
         /// Lines lost.
         lost: u64,

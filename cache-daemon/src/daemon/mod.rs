@@ -12,8 +12,10 @@ mod logging;
 mod orders;
 mod parts;
 mod planning;
+mod readers;
 mod sight;
 mod status;
+mod trace;
 mod warming;
 mod watching;
 

@@ -10,12 +10,14 @@ use serde_json::Value as Json;
 
 use super::parts::{AllFigures, Parts};
 use super::planning::Planning;
+use super::readers::readers;
+use super::trace::trace;
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::{Config, IoMode, PageCacheSize};
-use crate::control::{Answers, Pong, Readers, Refusal, Request, TraceLine, WarmProgress};
+use crate::control::{Answers, Pong, Refusal, Request, WarmProgress};
 use crate::errands::{drop_path, files_below, follow, push, verify};
-use crate::probe::{Event, ProbeReport, Tier};
+use crate::probe::{ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
     DaemonState, MountState, PlaceState, ProbeState, ProgramCost, Snapshot, StoreState, described,
@@ -24,9 +26,6 @@ use crate::stats::store::USAGE;
 use crate::stats::{LatencySummary, Value};
 use crate::store::Usage;
 use crate::store::health::State;
-
-/// How long a trace is silent at most.
-const TRACE_QUIET: Duration = Duration::from_secs(1);
 
 /// What a daemon serves, and with what.
 pub(super) struct Served {
@@ -292,8 +291,8 @@ fn estimated(tier: Tier, passes: bool) -> &'static [&'static str] {
 /// Which reads the probes see.
 fn probe_state(watching: &Watching) -> ProbeState {
     let Some(probes) = watching.probes() else {
-        let why = "--probes off: only requests that reach the daemon are seen".to_owned();
-        return ProbeState { tier: "C".to_owned(), why, ..ProbeState::default() };
+        let (tier, why) = watching.tier();
+        return ProbeState { tier: tier.to_string(), why, ..ProbeState::default() };
     };
     let ProbeReport { tier, why, attached, left_out, .. } = probes.report();
     let costs = probes.costs().into_iter().filter(|cost| cost.runs > 0).map(|cost| ProgramCost {
@@ -333,8 +332,11 @@ impl Answers for Status {
             }
             Request::Warm { path, order } => self.warm(path.as_deref(), order.as_deref(), item)?,
             Request::Order { path, name } => item(json(&self.planning.tell_order(path.as_ref(), &name)?)),
-            Request::Top => item(json(&self.readers())),
-            Request::Trace => self.trace(item)?,
+            Request::Top => item(json(&readers(&self.mount, &self.watching))),
+            Request::Trace => {
+                let ended = || self.shutdown.begun().is_some();
+                trace(&self.cache, &self.watching, &ended, &mut |line| item(json(line)))
+            }
             Request::Umount => {
                 let sent = item(json(&self.pong()));
                 self.shutdown.begin(Reason::Asked);
@@ -367,52 +369,6 @@ impl Status {
             is_there
         });
         Ok(is_there)
-    }
-
-    fn readers(&self) -> Readers {
-        let Some(probes) = self.watching.probes() else { return Readers::default() };
-        Readers { tier: probes.report().tier.to_string(), readers: probes.readers() }
-    }
-
-    /// Hands on what the probes see until the client leaves or the daemon ends.
-    fn trace(&self, item: &mut dyn FnMut(Json) -> bool) -> Result<bool, Refusal> {
-        let report = self.watching.probes().map(|probes| probes.report());
-        if let Some(why) = match report {
-            None => Some("--probes off".to_owned()),
-            Some(report) if report.tier == Tier::C => Some(report.why),
-            Some(_) => None,
-        } {
-            return Err(Refusal(format!("reads cannot be traced: {why}; see docs/probes.md")));
-        }
-        let events = self.watching.trace();
-        while self.shutdown.begun().is_none() {
-            let line = match events.recv_timeout(TRACE_QUIET) {
-                Ok(event) => self.trace_line(event),
-                // Also how a client that left is noticed while nobody reads.
-                Err(_) => TraceLine::Quiet { lost: self.watching.lost() },
-            };
-            if !item(json(&line)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn trace_line(&self, event: Event) -> TraceLine {
-        let path = self.cache.catalog().path(event.ino);
-        let path = path
-            .map_or_else(|| format!("inode {}", event.ino.0), |path| String::from_utf8_lossy(&path).into());
-        TraceLine::Reading {
-            at_ns: event.at_ns,
-            path,
-            pid: event.tgid,
-            tid: event.tid,
-            start: event.bytes.start,
-            end: event.bytes.end,
-            begins: event.begins,
-            ends: event.ends,
-            fault: event.fault,
-        }
     }
 
     fn pong(&self) -> Pong {

@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
 use crate::config::{Place, ProbeChoice};
-use crate::probe::{Event, ProbeOptions, Probes, disks_under};
+use crate::probe::{Event, ProbeOptions, Probes, Tier, disks_under};
 
 /// Events wait this long at most: 18 700 fit the ring, so a host may begin 90 000 readings a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
@@ -84,6 +84,17 @@ impl Watching {
     /// Events that tracers had no room for.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
+    }
+
+    /// Which readings are seen, and why.
+    pub fn tier(&self) -> (Tier, String) {
+        match &self.probes {
+            None => (Tier::C, "--probes off: only requests that reach the daemon are seen".to_owned()),
+            Some(probes) => {
+                let report = probes.report();
+                (report.tier, report.why)
+            }
+        }
     }
 
     /// The probes; none where the user wants none.

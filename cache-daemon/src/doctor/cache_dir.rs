@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{major, minor};
 use nix::sys::statvfs::statvfs;
 
-use super::{Check, read};
+use super::{Check, State, read};
 use crate::control::mountinfo;
+use crate::probe::queues_under;
 
 /// Half full file systems are fast; a full one breaks whatever else lives there.
 const FREE_SHARE_MIN: f64 = 0.05;
@@ -33,14 +33,18 @@ pub(super) fn look(dir: &Path) -> Vec<Check> {
     if let Ok(fs) = statvfs(&resolved) {
         checks.push(free(fs.blocks_available(), fs.blocks(), fs.fragment_size()));
     }
-    if let Some(queue) = queue(&resolved) {
-        let spins = read(queue.join("rotational"));
-        checks.push(rotational(spins.as_deref()));
-        // On a spinning disk a scheduler earns its cost.
-        if spins.as_deref() == Some("0") {
-            checks.push(scheduler(read(queue.join("scheduler")).as_deref(), &queue));
-        }
+    let queues = queues_under(&resolved);
+    let text = |queue: &PathBuf, name| read(queue.join(name));
+    // Of several disks the one that is worst.
+    let spins = |queue: &&PathBuf| text(queue, "rotational").as_deref() == Some("1");
+    if let Some(queue) = queues.iter().find(spins).or(queues.first()) {
+        checks.push(rotational(text(queue, "rotational").as_deref()));
     }
+    // On a spinning disk a scheduler earns its cost.
+    let schedules = |queue: &PathBuf| scheduler(text(queue, "scheduler").as_deref(), queue);
+    let mut schedulers: Vec<Check> = queues.iter().filter(|queue| !spins(queue)).map(schedules).collect();
+    schedulers.sort_by_key(|check| check.state == State::Ok);
+    checks.extend(schedulers.into_iter().next());
     checks
 }
 
@@ -121,13 +125,6 @@ fn free(available: u64, blocks: u64, block_bytes: u64) -> Check {
     )
 }
 
-/// The request queue of the disk that `dir` is on; a partition has its disk's. `None` for what is no disk.
-fn queue(dir: &Path) -> Option<PathBuf> {
-    let device = fs::metadata(dir).ok()?.dev();
-    let node = fs::canonicalize(format!("/sys/dev/block/{}:{}", major(device), minor(device))).ok()?;
-    [node.join("queue"), node.parent()?.join("queue")].into_iter().find(|queue| queue.is_dir())
-}
-
 fn rotational(text: Option<&str>) -> Check {
     match text {
         Some("1") => Check::warn(
@@ -158,7 +155,6 @@ fn scheduler(text: Option<&str>, queue: &Path) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
     use super::*;
 
     #[test]

@@ -17,7 +17,10 @@ pub(super) fn look() -> Vec<Check> {
 
 fn tier(done: bool, report: &ProbeReport) -> Check {
     const NAME: &str = "probes";
-    let found = format!("tier {}: {}", report.tier, report.why);
+    let without: Vec<&str> = report.left_out.iter().map(|left_out| left_out.program.as_str()).collect();
+    let without =
+        if without.is_empty() { String::new() } else { format!("; without {}", without.join(", ")) };
+    let found = format!("tier {}: {}{without}", report.tier, report.why);
     match report.tier {
         Tier::A => Check::ok(NAME, found),
         Tier::B => Check::warn(
@@ -39,6 +42,7 @@ fn tier(done: bool, report: &ProbeReport) -> Check {
 mod tests {
     use super::super::State;
     use super::*;
+    use crate::probe::LeftOut;
 
     #[test]
     fn each_tier_says_what_is_not_seen() {
@@ -47,10 +51,14 @@ mod tests {
             why: "because".into(),
             attached: vec![],
             left_out: vec![],
+            sees_waits: false,
             map_bytes: 0,
         };
         assert_eq!(tier(true, &report(Tier::A)), Check::ok("probes", "tier A: because"));
         assert_eq!(tier(true, &report(Tier::B)).state, State::Warn);
+        let left_out = vec![LeftOut { program: "asked (fuse_request_send)".into(), why: "old".into() }];
+        let partly = ProbeReport { left_out, ..report(Tier::A) };
+        assert!(tier(true, &partly).found.ends_with("; without asked (fuse_request_send)"));
         assert!(tier(true, &report(Tier::C)).found.contains("because"));
         assert!(tier(false, &report(Tier::C)).found.contains("10 s"));
     }

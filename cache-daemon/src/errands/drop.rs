@@ -2,7 +2,7 @@
 
 use fuse_frontend::source::{Ino, NodeKind, Walk};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Deed};
 use crate::control::{Dropped, Refusal};
 use crate::object::{ExtentKey, Object};
 
@@ -34,8 +34,9 @@ fn walk(cache: &Cache, top: Ino, dropped: &mut Dropped) {
                     match entry.attributes.kind {
                         NodeKind::Directory => waiting.push(entry.attributes.ino),
                         NodeKind::File => {
-                            if let Some(object) = cache.catalog().object(entry.attributes.ino) {
-                                forget(cache, entry.attributes.ino, &object, dropped);
+                            let ino = entry.attributes.ino;
+                            if let Some(object) = cache.catalog().object(ino) {
+                                forget(cache, ino, &object, dropped);
                             }
                         }
                     }
@@ -55,5 +56,6 @@ fn forget(cache: &Cache, ino: Ino, object: &Object, dropped: &mut Dropped) {
         dropped.bytes += stored;
         cache.store().forget(&object.fingerprint, object.chunks());
         cache.eviction().forget(ino);
+        cache.journal().note(ino, 0, stored, Deed::Evicted);
     }
 }

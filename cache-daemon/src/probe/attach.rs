@@ -146,7 +146,7 @@ impl Attaching<'_> {
         if !options.disks.is_empty() {
             self.group(&programs::DISKS);
         }
-        self.group(&programs::ROUND_TRIPS);
+        self.report.sees_waits = self.group(&programs::ROUND_TRIPS) && in_initial_pid_namespace();
         self.report
     }
 

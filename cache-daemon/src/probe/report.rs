@@ -85,6 +85,8 @@ pub struct ProbeReport {
     pub attached: Vec<String>,
     /// Programs that were tried and could not be attached. Where another does its work nothing is missing: `tier` says.
     pub left_out: Vec<LeftOut>,
+    /// The requests of each reader and its waits are known: [`super::ReaderRow::waited_us`].
+    pub sees_waits: bool,
     /// Memory of the maps in the kernel, charged to the daemon's memory cgroup.
     pub map_bytes: u64,
 }
@@ -92,7 +94,14 @@ pub struct ProbeReport {
 impl ProbeReport {
     /// Tier C.
     pub(super) fn nothing(why: impl Into<String>) -> Self {
-        Self { tier: Tier::C, why: why.into(), attached: Vec::new(), left_out: Vec::new(), map_bytes: 0 }
+        Self {
+            tier: Tier::C,
+            why: why.into(),
+            attached: Vec::new(),
+            left_out: Vec::new(),
+            sees_waits: false,
+            map_bytes: 0,
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct KernelAnswer {
     pub reply: ReplyData,
     pub ino: Ino,
     pub offset: u64,
+    /// The thread that asks.
+    pub asker: u32,
     /// Bytes that the answer must have.
     pub expected: usize,
     pub started: Instant,
@@ -35,7 +37,9 @@ impl Answer for KernelAnswer {
             return self.error(Errno::IO);
         }
         // Counted first: whoever has the bytes finds them in the figures.
-        self.counts.read_answered(bytes.len(), self.started.elapsed());
+        let elapsed = self.started.elapsed();
+        self.counts.read_answered(bytes.len(), elapsed);
+        self.counts.askers().answered(self.asker, bytes.len(), elapsed);
         self.reply.data(bytes);
     }
 

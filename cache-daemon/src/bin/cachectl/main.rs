@@ -12,6 +12,7 @@ mod doctor;
 mod drop;
 mod epochs;
 mod find;
+mod jobs;
 mod list;
 mod order;
 mod push;
@@ -67,9 +68,9 @@ enum Command {
     Order(order::Args),
     /// Checks this machine: what is missing, what it costs, what to do.
     Doctor(doctor::Args),
-    /// Shows who reads: processes with their files and bytes a second.
+    /// Shows who reads: processes with files and bytes a second, hits and waits.
     Top(top::Args),
-    /// Streams the readings of files as they begin and end.
+    /// Streams what happens to files: readings, misses, pushes, evictions.
     Trace(trace::Args),
     /// Plays a trace through eviction policies: hit ratios, bytes, waiting.
     Simulate(Box<simulate::Args>),

@@ -1,27 +1,32 @@
 //! `cachectl trace`.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::ffi::CString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use cache_daemon::control::{Request, TraceLine};
-use cache_daemon::simulate::recording::Recorder;
+use cache_daemon::stats::Latency;
 
 use super::find::{self, Target};
 use super::{Verdict, units};
 
 const EXAMPLES: &str = "\
 Examples:
-  cachectl trace                          every reading of a file that begins or ends, until Ctrl-C
-  cachectl trace --file train/n01440764   only paths that contain this
+  cachectl trace                          what happens to files, until Ctrl-C
+  cachectl trace --file '*/n01440764/*'   only files whose path matches
   cachectl trace --pid 4242 --json        one process, one JSON object a line
-  cachectl trace --record trace.bin       for cachectl simulate, until Ctrl-C
 
-Reads that the page cache serves are seen too. A small file read at once is one line: begin+end.
-Exit code: 0, or 2 if the daemon cannot trace (docs/probes.md says what it takes).";
+EVENT   begin, end: a reading of a file begins, reaches its end; a small file read at once is begin+end.
+        Reads that the page cache serves are seen too, as far as the probes see them (docs/probes.md).
+        miss, ahead: a part of a file came from the origin, for a reader or ahead of one; LATENCY is the origin's.
+        push: a part was put into the page cache. evict: what is stored of a file was forgotten.
+BY      read or fault; of a miss nothing, or failed.
+With --pid there are only begin and end: the others are nobody's.
+
+Exit code: 0, or 2 if no daemon answers.";
 
 /// `cachectl trace`.
 #[derive(clap::Args)]
@@ -31,8 +36,8 @@ pub struct Args {
     mountpoint: Option<PathBuf>,
     #[command(flatten)]
     target: Target,
-    /// Only files whose path contains this.
-    #[arg(long, value_name = "TEXT")]
+    /// Only files whose path from the mountpoint matches: * is any text, slashes too, ? a letter, [a-z] one of these.
+    #[arg(long, value_name = "GLOB")]
     file: Option<String>,
     /// Only this process.
     #[arg(long)]
@@ -43,92 +48,246 @@ pub struct Args {
     /// Prints one JSON object a line.
     #[arg(long)]
     json: bool,
-    /// Records the readings that reach the end of their file in this one, and prints none.
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
-    record: Option<PathBuf>,
-}
-
-/// What was printed, or recorded.
-#[derive(Default)]
-struct Summary {
-    recorder: Option<Recorder<BufWriter<File>>>,
-    lines: u64,
-    lost: u64,
-    first_ns: Option<u64>,
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
+    let mut trace = Trace::new(args)?;
     let client = find::connect(args.mountpoint.as_deref(), &args.target)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone()).context("taking Ctrl-C")?;
-    let mut summary = Summary { recorder: recorder(args)?, ..Summary::default() };
     let mut failed = None;
     client.stream(&Request::Trace, |item| {
         let shown = serde_json::from_value(item)
             .context("the daemon's answer makes no sense")
-            .and_then(|line: TraceLine| summary.show(args, out, &line));
+            .and_then(|line: TraceLine| trace.take(out, &line));
         failed = shown.err();
-        failed.is_none() && !interrupted.load(Relaxed) && args.lines.is_none_or(|lines| summary.lines < lines)
+        failed.is_none() && !interrupted.load(Relaxed) && args.lines.is_none_or(|lines| trace.lines < lines)
     })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    if let Some(mut recorder) = summary.recorder {
-        recorder.flush().context("writing the recording")?;
-        writeln!(out, "{} readings of {} files, {} lost", summary.lines, recorder.objects(), summary.lost)?;
-    } else if !args.json {
-        writeln!(out, "{} lines, {} lost", summary.lines, summary.lost)?;
-    }
-    Ok(Verdict::Well)
-}
-
-fn recorder(args: &Args) -> Result<Option<Recorder<BufWriter<File>>>> {
-    let Some(path) = &args.record else { return Ok(None) };
-    let file = File::create(path).and_then(|file| Recorder::new(BufWriter::new(file)));
-    Ok(Some(file.with_context(|| format!("writing {}", path.display()))?))
-}
-
-impl Summary {
-    fn show(&mut self, args: &Args, out: &mut dyn Write, line: &TraceLine) -> Result<()> {
-        let &TraceLine::Reading { at_ns, ref path, pid, start, end, begins, ends, fault, .. } = line else {
-            if let TraceLine::Quiet { lost } = line {
-                self.lost = *lost;
+    match failed {
+        Some(error) => Err(error),
+        None => {
+            if !args.json {
+                trace.summary(out)?;
             }
-            // What follows a silence may be a long time off.
-            return Ok(self.recorder.as_mut().map_or_else(|| out.flush(), Recorder::flush)?);
+            Ok(Verdict::Well)
+        }
+    }
+}
+
+/// What a line is about, for all kinds alike.
+struct Seen<'a> {
+    at_ns: u64,
+    path: &'a str,
+    pid: Option<u32>,
+    event: &'static str,
+    by: &'static str,
+    start: u64,
+    bytes: u64,
+    latency_us: Option<u64>,
+}
+
+impl<'a> Seen<'a> {
+    fn of(line: &'a TraceLine) -> Option<Self> {
+        let nobodys = |at_ns, path, event, start, end: u64| {
+            let (pid, by, latency_us) = (None, "", None);
+            Seen { at_ns, path, pid, event, by, start, bytes: end.saturating_sub(start), latency_us }
         };
-        let other_file = args.file.as_ref().is_some_and(|text| !path.contains(text.as_str()));
-        if other_file || args.pid.is_some_and(|wanted| wanted != pid) {
-            return Ok(());
-        }
-        if let Some(recorder) = &mut self.recorder {
-            // Where a reading ends, the file does: only there its size is known.
-            self.lines += u64::from(ends);
-            if ends {
-                recorder.record(at_ns / 1000, pid, path.as_bytes(), end)?;
+        Some(match line {
+            TraceLine::Watching { .. } | TraceLine::Quiet { .. } => return None,
+            &TraceLine::Reading { at_ns, ref path, pid, start, end, begins, ends, fault, .. } => Seen {
+                pid: Some(pid),
+                by: if fault { "fault" } else { "read" },
+                ..nobodys(at_ns, path, reading(begins, ends), start, end)
+            },
+            &TraceLine::Fetched { at_ns, ref path, start, end, latency_us, ahead, failed } => Seen {
+                latency_us: Some(latency_us),
+                by: if failed { "failed" } else { "" },
+                ..nobodys(at_ns, path, if ahead { "ahead" } else { "miss" }, start, end)
+            },
+            TraceLine::Pushed { at_ns, path, start, end } => nobodys(*at_ns, path, "push", *start, *end),
+            TraceLine::Evicted { at_ns, path, bytes } => nobodys(*at_ns, path, "evict", 0, *bytes),
+        })
+    }
+}
+
+fn reading(begins: bool, ends: bool) -> &'static str {
+    match (begins, ends) {
+        (true, true) => "begin+end",
+        (true, false) => "begin",
+        _ => "end",
+    }
+}
+
+/// How many lines there were of an event, in the order in which events first came.
+type Counts = Vec<(&'static str, u64)>;
+
+/// What is wanted, and what was printed.
+struct Trace {
+    file: Option<Glob>,
+    pid: Option<u32>,
+    json: bool,
+    lines: u64,
+    lost: u64,
+    span_ns: Option<(u64, u64)>,
+    counts: Counts,
+    origin: Latency,
+}
+
+impl Trace {
+    fn new(args: &Args) -> Result<Self> {
+        Ok(Self {
+            file: args.file.as_deref().map(Glob::new).transpose()?,
+            pid: args.pid,
+            json: args.json,
+            lines: 0,
+            lost: 0,
+            span_ns: None,
+            counts: Counts::new(),
+            origin: Latency::default(),
+        })
+    }
+
+    fn take(&mut self, out: &mut dyn Write, line: &TraceLine) -> Result<()> {
+        match line {
+            TraceLine::Quiet { lost } => self.lost = *lost,
+            TraceLine::Watching { tier, why } if tier == "C" => {
+                eprintln!("reads that the page cache serves are not seen: {why}");
             }
-            return Ok(());
+            _ => {}
         }
-        let first_ns = *self.first_ns.get_or_insert(at_ns);
-        if self.lines == 0 && !args.json {
-            writeln!(
-                out,
-                "{:>12}  {:>8}  {:<10} {:<6} {:>10} {:>10}  FILE",
-                "SECONDS", "PID", "EVENT", "BY", "FROM", "BYTES"
-            )?;
-        }
-        self.lines += 1;
-        if args.json {
+        let Some(seen) = Seen::of(line).filter(|seen| self.wants(seen)) else { return Ok(out.flush()?) };
+        self.count(&seen);
+        if self.json {
             return Ok(writeln!(out, "{}", serde_json::to_string(line)?)?);
         }
-        let event = match (begins, ends) {
-            (true, true) => "begin+end",
-            (true, false) => "begin",
-            _ => "end",
+        self.print(out, &seen)
+    }
+
+    fn wants(&self, seen: &Seen<'_>) -> bool {
+        self.file.as_ref().is_none_or(|glob| glob.matches(seen.path))
+            && self.pid.is_none_or(|pid| seen.pid == Some(pid))
+    }
+
+    fn count(&mut self, seen: &Seen<'_>) {
+        self.lines += 1;
+        let (first, last) = self.span_ns.unwrap_or((seen.at_ns, seen.at_ns));
+        self.span_ns = Some((first, last.max(seen.at_ns)));
+        match self.counts.iter_mut().find(|(event, _)| *event == seen.event) {
+            Some((_, count)) => *count += 1,
+            None => self.counts.push((seen.event, 1)),
+        }
+        if let Some(us) = seen.latency_us {
+            self.origin.record(std::time::Duration::from_micros(us));
+        }
+    }
+
+    fn print(&self, out: &mut dyn Write, seen: &Seen<'_>) -> Result<()> {
+        if self.lines == 1 {
+            let [seconds, pid, event, by] = ["SECONDS", "PID", "EVENT", "BY"];
+            writeln!(
+                out,
+                "{seconds:>12}  {pid:>8}  {event:<10} {by:<6} {:>10} {:>10} {:>9}  FILE",
+                "FROM", "BYTES", "LATENCY"
+            )?;
+        }
+        let Seen { at_ns, path, event, by, .. } = *seen;
+        let first_ns = self.span_ns.map_or(at_ns, |(first, _)| first);
+        // Kinds are in order each, and not with each other: a line may be older than the first.
+        let seconds = (at_ns as i64).wrapping_sub(first_ns as i64) as f64 / 1e9;
+        let pid = seen.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let (from, bytes) = (units::bytes(seen.start as f64), units::bytes(seen.bytes as f64));
+        let latency = seen.latency_us.map_or_else(|| "-".to_owned(), units::duration);
+        Ok(writeln!(
+            out,
+            "{seconds:>12.6}  {pid:>8}  {event:<10} {by:<6} {from:>10} {bytes:>10} {latency:>9}  {path}"
+        )?)
+    }
+
+    fn summary(&self, out: &mut dyn Write) -> Result<()> {
+        let seconds = self.span_ns.map_or(0.0, |(first, last)| (last - first) as f64 / 1e9);
+        let counts = self.counts.iter().map(|(event, count)| format!(", {count} {event}"));
+        let counts: String = counts.collect();
+        writeln!(out, "{} lines in {seconds:.1} s{counts}; {} lost", self.lines, self.lost)?;
+        let origin = self.origin.get();
+        if origin.count > 0 {
+            let [p50, p99, max] = [origin.p50_us, origin.p99_us, origin.max_us].map(units::duration);
+            writeln!(out, "origin: p50 {p50}, p99 {p99}, max {max}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A pattern of fnmatch(3), without its special rules for slashes and dots.
+struct Glob(CString);
+
+impl Glob {
+    fn new(pattern: &str) -> Result<Self> {
+        Ok(Self(CString::new(pattern).context("--file: a zero byte")?))
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        let Ok(path) = CString::new(path) else { return false };
+        // SAFETY: two strings that end with a zero byte.
+        unsafe { libc::fnmatch(self.0.as_ptr(), path.as_ptr(), 0) == 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(file: Option<&str>, pid: Option<u32>) -> Trace {
+        let (mountpoint, target, lines, json) = (None, Target::default(), None, false);
+        let args = Args { mountpoint, target, file: file.map(str::to_owned), pid, lines, json };
+        Trace::new(&args).expect("a pattern")
+    }
+
+    fn lines() -> [TraceLine; 5] {
+        let path = || "train/a.jpg".to_owned();
+        let reading = |path, pid, at_ns| {
+            let (tid, start, end, begins, ends, fault) = (pid, 0, 2048, true, true, false);
+            TraceLine::Reading { at_ns, path, pid, tid, start, end, begins, ends, fault }
         };
-        let seconds = at_ns.saturating_sub(first_ns) as f64 / 1e9;
-        let by = if fault { "fault" } else { "read" };
-        let (from, bytes) = (units::bytes(start as f64), units::bytes((end - start) as f64));
-        Ok(writeln!(out, "{seconds:>12.6}  {pid:>8}  {event:<10} {by:<6} {from:>10} {bytes:>10}  {path}")?)
+        [
+            TraceLine::Watching { tier: "B".into(), why: "so".into() },
+            reading(path(), 7, 2_000_000_000),
+            TraceLine::Fetched {
+                at_ns: 1_500_000_000,
+                path: path(),
+                start: 0,
+                end: 4096,
+                latency_us: 12_000,
+                ahead: false,
+                failed: false,
+            },
+            reading("val/b.jpg".to_owned(), 8, 3_000_000_000),
+            TraceLine::Quiet { lost: 3 },
+        ]
+    }
+
+    fn shown(mut trace: Trace) -> Vec<String> {
+        let mut out = Vec::new();
+        lines().iter().for_each(|line| trace.take(&mut out, line).expect("a vector takes all"));
+        trace.summary(&mut out).expect("a vector takes all");
+        String::from_utf8(out).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn lines_stand_in_columns_under_a_header_and_end_in_a_summary() {
+        let shown = shown(trace(None, None));
+        let ends = |line: &str, word: &str| line.find(word).map(|at| at + word.len());
+        assert_eq!(ends(&shown[0], "LATENCY"), ends(&shown[2], "12 ms"), "{shown:#?}");
+        assert_eq!(shown[0].find("FILE"), shown[1].find("train/a.jpg"));
+        assert!(shown[2].trim_start().starts_with("-0.500000"), "{}", shown[2]);
+        assert_eq!(shown[4], "3 lines in 1.0 s, 2 begin+end, 1 miss; 3 lost");
+        assert!(shown[5].starts_with("origin: p50 ") && shown[5].ends_with("max 12 ms"), "{}", shown[5]);
+    }
+
+    #[test]
+    fn a_glob_and_a_process_choose_lines() {
+        assert_eq!(shown(trace(Some("val/*"), None)).len(), 3);
+        assert_eq!(shown(trace(Some("*.jpg"), None)).len(), 6, "a star takes slashes too");
+        assert_eq!(shown(trace(Some("val"), None)), ["0 lines in 0.0 s; 3 lost"]);
+        assert_eq!(shown(trace(None, Some(8))).len(), 3);
     }
 }
