@@ -67,8 +67,8 @@ pub struct Arguments {
     /// Keep the logs of kernels that passed, too (target/vm/logs).
     #[arg(long)]
     keep_logs: bool,
-    /// Write docs/kernels.md, from the last whole run of each of these kernels, this one included.
-    #[arg(long, conflicts_with_all = ["filter", "quick"])]
+    /// Write docs/kernels.md, from the last run of each of these kernels: a whole one if there is one, else a quick one.
+    #[arg(long, conflicts_with = "filter")]
     write_docs: bool,
     /// A Debian mirror, and its archive of security updates; else those of this machine's apt sources.
     #[arg(long, num_args = 2, value_names = ["URL", "SECURITY_URL"])]
@@ -243,8 +243,8 @@ fn test(
     let ended = machine.run(&report::progress)?;
     let verdict = verdict::judge(&ended, &facts::expected(&wanted.version));
     let row = Row::new(wanted, (&kernel.release, &programs.commit), ended, verdict);
-    if arguments.filter.is_none() && !arguments.quick {
-        report::keep(&row)?;
+    if arguments.filter.is_none() {
+        report::keep(&row, arguments.quick)?;
     }
     disks::remove(machine.disks);
     if !row.failed() && !arguments.keep_logs {

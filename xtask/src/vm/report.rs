@@ -123,25 +123,33 @@ fn show_one(kernel: &str, ran: &Ran) {
     }
 }
 
-/// Keeps what came of whole runs, so that the document can be made of runs at different times.
-pub fn keep(row: &Row) -> anyhow::Result<()> {
+/// Keeps what came of a run, so that the document can be made of runs at different times.
+pub fn keep(row: &Row, quick: bool) -> anyhow::Result<()> {
     let Ok(ran) = &row.result else { return Ok(()) };
-    fs::create_dir_all(results())?;
-    Ok(fs::write(results().join(&row.kernel), serde_json::to_vec_pretty(ran)?)?)
+    let path = kept(&row.kernel, quick);
+    fs::create_dir_all(path.parent().expect("it is in a directory of ours"))?;
+    Ok(fs::write(path, serde_json::to_vec_pretty(ran)?)?)
 }
 
-fn results() -> PathBuf {
-    home().join("results")
+fn kept(kernel: &str, quick: bool) -> PathBuf {
+    home().join("results").join(if quick { "quick" } else { "whole" }).join(kernel)
 }
 
-/// Writes docs/kernels.md from the last whole run of each of these kernels.
+/// The last whole run of a kernel, else the last quick one.
+fn last(kernel: &str) -> anyhow::Result<Ran> {
+    let texts = [false, true].map(|quick| fs::read(kept(kernel, quick)));
+    let text = texts.into_iter().find_map(Result::ok);
+    let text = text.with_context(|| format!("docs/kernels.md is not written: {kernel} was never run"))?;
+    serde_json::from_slice(&text).with_context(|| format!("what was kept of {kernel}"))
+}
+
+/// Writes docs/kernels.md from the last run of each of these kernels.
 pub fn write_docs(kernels: &[Wanted]) -> anyhow::Result<()> {
-    let mut all = Vec::new();
-    for kernel in kernels.iter().map(Wanted::to_string) {
-        let text = fs::read(results().join(&kernel));
-        let text = text.with_context(|| format!("docs/kernels.md is not written: {kernel} was never run"))?;
-        all.push((kernel, serde_json::from_slice(&text)?));
-    }
+    let run = |wanted: &Wanted| {
+        let kernel = wanted.to_string();
+        last(&kernel).map(|ran| (kernel, ran))
+    };
+    let all: Vec<_> = kernels.iter().map(run).collect::<anyhow::Result<_>>()?;
     let path = root().join("docs/kernels.md");
     fs::write(&path, document(&all))?;
     eprintln!("{} is written", path.display());
@@ -205,6 +213,7 @@ fn document(all: &[(String, Ran)]) -> String {
     table.row("whole large files are read", daemon(|daemon| large_files(&daemon.large_files)));
     table.row("tier of the probes", daemon(|daemon| daemon.probe_tier.clone()));
     table.row("reads are seen at", daemon(|daemon| hook(&daemon.probe_programs).to_owned()));
+    table.row("suites", suites);
     table.row("tests passed", |ran| count(ran, |outcome| outcome.passed));
     table.row("tests failed", |ran| count(ran, |outcome| outcome.failed.len()));
     table.row("skipped in part or whole", |ran| count(ran, |outcome| outcome.skipped.len()));
@@ -237,6 +246,12 @@ impl Table<'_> {
         let cells: Vec<_> = self.all.iter().map(|(_, ran)| cell(ran)).collect();
         let _ = writeln!(self.text, "| {name} | {} |", cells.join(" | "));
     }
+}
+
+/// The names of the suites that ran.
+fn suites(ran: &Ran) -> String {
+    let names: Vec<_> = ran.outcomes.iter().map(|outcome| outcome.suite.as_str()).collect();
+    names.join(", ")
 }
 
 fn large_files(read: &LargeFiles) -> String {
