@@ -123,3 +123,23 @@ fn complete_shards_are_read_by_the_kernel_alone_and_taken_back_when_they_are_dro
     epoch(&bed, &mount, 4)?;
     mount.unmount()
 }
+
+#[test]
+fn files_that_the_kernel_reads_cost_the_daemon_no_descriptors() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(600), &Weather::default())?;
+    let mount = bed.mount(&["--serve", "open", "--file-from", "0"])?;
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", mount.pid())).map(Iterator::count);
+    epoch(&bed, &mount, 1)?;
+    mount.wait_until_stored()?;
+    let before = descriptors()?;
+    epoch(&bed, &mount, 2)?;
+    let lent = mount.stats()?.figure("fuse_backing_ids");
+    if lent == 0 {
+        println!("SKIP: no passthrough here");
+        return mount.unmount();
+    }
+    assert!(lent >= 500, "{lent} files are lent\n{}", mount.log());
+    assert!(descriptors()? < before + 100, "{before} descriptors before, {} after", descriptors()?);
+    mount.unmount()
+}

@@ -1,7 +1,7 @@
 //! Lending: complete files of the store that the kernel reads by itself.
 //!
-//! Each file that is lent is held here until the frontend says that the kernel let go of it; so long its
-//! space counts. What the store forgot or found damaged meanwhile is to be taken back: [`Lending::overdue`].
+//! Each file that is lent is held here, without a descriptor, until the frontend says that the kernel let go of it; so long
+//! its space counts. What the store forgot or found damaged meanwhile is to be taken back: [`Lending::overdue`].
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use fuse_frontend::source::{Backing, Ino};
 use parking_lot::Mutex;
 
 use crate::object::Object;
-use crate::store::{CompleteFile, Store};
+use crate::store::{LentFile, Store};
 
 /// A lent file that the store does not stand by any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,15 +22,16 @@ pub struct Overdue {
 
 /// The files that are lent, by node; several of one node where opens raced.
 #[derive(Default)]
-pub(super) struct Lending(Mutex<HashMap<Ino, Vec<CompleteFile>>>);
+pub(super) struct Lending(Mutex<HashMap<Ino, Vec<LentFile>>>);
 
 impl Lending {
-    /// The complete file of `object`, lent for `ino`; none if the store has none, or no descriptor is free.
+    /// The complete file of `object`, lent for `ino`; none if the store has none.
     pub fn lend(&self, store: &Store, ino: Ino, object: &Object) -> Option<Backing> {
         let complete = store.complete_file(&object.fingerprint)?;
-        let backing = Backing { file: complete.file().try_clone().ok()?, len: complete.len_bytes() };
-        self.0.lock().entry(ino).or_default().push(complete);
-        Some(backing)
+        let len = complete.len_bytes();
+        let (file, lent) = complete.lend();
+        self.0.lock().entry(ino).or_default().push(lent);
+        Some(Backing { file, len })
     }
 
     /// The kernel let go of one file of `ino`.

@@ -67,7 +67,7 @@ use parking_lot::Mutex;
 use self::answer::{AppendAnswer, ReadAnswer};
 pub use self::config::{Clock, StoreConfig};
 pub use self::error::StoreError;
-pub use self::files::CompleteFile;
+pub use self::files::{CompleteFile, LentFile};
 use self::files::Files;
 pub use self::layout::{DATA_BYTES_MAX, PAGE_BYTES};
 pub use self::lost::LostPlace;

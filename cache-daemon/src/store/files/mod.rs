@@ -94,14 +94,20 @@ pub(super) struct Files {
 
 /// A file that holds all of an object, seen to be right: for the kernel to serve by itself.
 ///
-/// Its space is counted until this is dropped, even if the store forgets the object. So this is to be kept
-/// for as long as the kernel has the file, and dropped soon after [`CompleteFile::is_revoked`] says so.
+/// Its space is counted until this is dropped, even if the store forgets the object: see [`LentFile`].
 #[derive(Debug)]
 pub struct CompleteFile {
     /// Closed before the space is given back.
     file: File,
-    held: Arc<BackingFile>,
+    held: LentFile,
 }
+
+/// What is left of a [`CompleteFile`] that the kernel has: no descriptor, of which a process has fewer than the kernel takes files.
+///
+/// Its space is counted until this is dropped. So this is to be kept for as long as the kernel has the file, and dropped
+/// soon after [`LentFile::is_revoked`] says so.
+#[derive(Debug)]
+pub struct LentFile(Arc<BackingFile>);
 
 /// What backing files hold and take on one volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,17 +127,30 @@ impl CompleteFile {
 
     /// The object's length, and the file's.
     pub fn len_bytes(&self) -> u64 {
-        self.held.identity().object_bytes
+        self.held.0.identity().object_bytes
     }
 
+    /// Parts with the descriptor, which is to be closed once the kernel has the file.
+    pub fn lend(self) -> (File, LentFile) {
+        (self.file, self.held)
+    }
+
+    /// [`LentFile::is_revoked`].
+    #[cfg(test)]
+    pub fn is_revoked(&self) -> bool {
+        self.held.is_revoked()
+    }
+}
+
+impl LentFile {
     /// Whether it is not to be offered any more: it was forgotten, or damage was found.
     pub fn is_revoked(&self) -> bool {
-        self.held.is_gone()
+        self.0.is_gone()
     }
 
     /// Whether its bytes are wrong.
     pub fn is_damaged(&self) -> bool {
-        self.held.is_damaged()
+        self.0.is_damaged()
     }
 }
 
@@ -316,7 +335,7 @@ impl Files {
         let opened = File::open(held.path()).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
             Ok((len, file)) if len == held.identity().object_bytes && !held.is_gone() => {
-                Some(CompleteFile { file, held })
+                Some(CompleteFile { file, held: LentFile(held) })
             }
             Ok(_) => {
                 volume.revoke(&held, "its length has changed");

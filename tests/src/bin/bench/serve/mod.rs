@@ -151,8 +151,16 @@ impl Bench<'_> {
             }
             self.say(&format!("{}: comparing every byte", case.name))?;
             let mut checking = Readers::start(sides.manifest_path, 1)?;
+            let of_shards = !matches!(case.work, Work::Files | Work::Opens(_));
+            if of_shards && case.before == Before::Nothing {
+                machine::forget(Forget::Pages)?;
+            }
             for root in [sides.ours, &sides.local] {
                 worker::walk(root, sides.manifest)?;
+                if of_shards {
+                    // Brought in the same way on both sides: the size of the folios decides how fast they are read.
+                    checking.run(root, Work::Sequential, 0, false)?;
+                }
                 checking.run(root, case.work, 0, true)?;
             }
             drop(checking);
