@@ -31,7 +31,8 @@ impl Warm {
     /// Wants the files of `order` stored.
     pub fn begin(self: &Arc<Self>, order: Order) -> Result<Warming, Refusal> {
         let mut state = self.0.lock();
-        if state.is_some() {
+        // What a client has left is no hindrance, though the planner may not have noticed yet.
+        if state.as_ref().is_some_and(|state| !state.is_left) {
             return Err(Refusal("something is being warmed already; see `cachectl stats`".into()));
         }
         let files = order.len() as u64;
@@ -67,6 +68,8 @@ impl Warm {
                 }))
                 .collect();
             state.progress.bytes = sum;
+            // The one before, if its client has left just now.
+            readahead.stop_warming();
             readahead.told(order, now_ns);
         }
     }
@@ -113,5 +116,26 @@ impl Drop for Warming {
         if let Some(state) = self.0.0.lock().as_mut() {
             state.is_left = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::FileNo;
+    use crate::policy::readahead::Purpose;
+
+    fn order() -> Order {
+        Order::new(Purpose::Warm, [FileNo(1), FileNo(2)])
+    }
+
+    #[test]
+    fn one_at_a_time_and_what_was_left_is_no_hindrance() {
+        let warm = Arc::new(Warm::default());
+        let first = warm.begin(order()).expect("nothing is warmed");
+        assert!(warm.begin(order()).is_err());
+        assert_eq!(first.progress().files, 2);
+        drop(first);
+        assert!(warm.begin(order()).is_ok());
     }
 }
