@@ -8,6 +8,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::policy::eviction::PolicyKind;
+
 mod args;
 mod check;
 mod memory;
@@ -127,6 +129,8 @@ pub struct StoreOptions {
     pub size_bytes: u64,
     /// Objects of so many bytes and more get a backing file of their own.
     pub file_from: u64,
+    /// Who goes when it is full.
+    pub policy: PolicyKind,
     /// Places that hold something else, or a newer format, are taken over.
     pub format: bool,
     /// How the devices are driven.

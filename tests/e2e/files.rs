@@ -51,6 +51,27 @@ fn shards_are_read_from_their_files_after_an_unmount_and_after_a_kill() -> Outco
 }
 
 #[test]
+fn shards_that_were_stored_before_the_size_was_lowered_get_their_files_without_a_fetch() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&shards(), &Weather::default())?;
+    let mount = bed.mount(&["--file-from", "1TiB"])?;
+    epoch(&bed, &mount, 1)?;
+    mount.wait_until_stored()?;
+    assert_eq!(mount.stats()?.figure("store_files"), 0);
+    mount.unmount()?;
+
+    let mount = bed.mount(&[])?;
+    epochcache_tests::bed::programs::wait_until(
+        std::time::Duration::from_secs(30),
+        "the shards have files",
+        || Ok(mount.stats()?.figure("store_promoted_objects") == 3),
+    )?;
+    warm_epoch(&bed, &mount)?;
+    assert_eq!(mount.stats()?.figure("store_files"), 3);
+    mount.unmount()
+}
+
+#[test]
 fn with_a_size_of_zero_every_object_has_a_file_and_reads_the_same() -> Outcome {
     needs_fuse!();
     let bed = Bed::new(&Shape::awkward(60), &Weather::default())?;

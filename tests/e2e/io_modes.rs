@@ -12,6 +12,7 @@ use epochcache_tests::bed::reader::{Access, Readers};
 use epochcache_tests::bed::s3::Weather;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::replaced::{is_stale, kernel_release};
 use crate::{Outcome, needs_fuse};
 
 /// Files of several chunks and small ones, the first of which are replaced.
@@ -55,7 +56,7 @@ impl Changing {
                     ensure!(old.wrong_bytes(&bytes) == 0, "{} mixes versions", old.path);
                     all = false;
                 }
-                Err(error) if error.raw_os_error() == Some(nix::libc::ESTALE) => all = false,
+                Err(error) if is_stale(&error) => all = false,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -79,7 +80,7 @@ impl Changing {
                     Ok(read) => {
                         ensure!(piece[..read] == expected[offset..offset + read], "{} at {offset}", old.path)
                     }
-                    Err(error) => ensure!(error.raw_os_error() == Some(nix::libc::ESTALE), "{error}"),
+                    Err(error) => ensure!(is_stale(&error), "{error}"),
                 }
             }
             ensure!(file.metadata()?.len() == old.size_bytes);
@@ -188,7 +189,7 @@ fn direct_io_keeps_no_page_and_every_way_of_reading_is_right() -> Outcome {
     assert_eq!((stats.serve(), stats.0["mount"]["io_mode"].as_str()), ("open", Some("direct_io")));
     for access in Access::OF_FILES {
         // A shared mapping takes FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6).
-        if access == Access::Mmap && !kernel_is_from(6, 6) {
+        if access == Access::Mmap && kernel_release() < (6, 6) {
             println!("SKIP in part: no shared mappings with direct I/O before Linux 6.6");
             continue;
         }
@@ -212,12 +213,6 @@ fn direct_io_keeps_no_page_and_every_way_of_reading_is_right() -> Outcome {
     let said = cachectl(&["push"], mount.path())?;
     assert!(said.status.code() == Some(2) && said.err.contains("direct_io"), "{said:?}");
     mount.unmount()
-}
-
-fn kernel_is_from(major: u32, minor: u32) -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// Shards and small files, all stored, in a mount with these options.

@@ -17,12 +17,14 @@ mod limit;
 mod memory_groups;
 mod observed;
 mod odd_keys;
+mod orders;
 mod places;
 mod pushed;
 mod python;
 mod replaced;
 mod restart;
 mod stats;
+mod warm;
 
 /// Ends the test, saying why, where FUSE cannot be mounted.
 macro_rules! needs_fuse {

@@ -54,7 +54,7 @@ impl Replaced {
 
 /// Whether a read was answered ESTALE. Up to 6.18 the page cache hands that on as it is; a later one may say EIO for every
 /// failed read (7.3 does), as docs/kernels.md says.
-fn is_stale(error: &io::Error) -> bool {
+pub(crate) fn is_stale(error: &io::Error) -> bool {
     match error.raw_os_error() {
         Some(nix::libc::ESTALE) => true,
         Some(nix::libc::EIO) => kernel_release() > (6, 18),
@@ -62,7 +62,7 @@ fn is_stale(error: &io::Error) -> bool {
     }
 }
 
-fn kernel_release() -> (u32, u32) {
+pub(crate) fn kernel_release() -> (u32, u32) {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))

@@ -125,9 +125,19 @@ pub(crate) fn grown(heat: Heat, before: Heat) -> Heat {
 }
 
 /// Runs that the kernel left out so far, because the program was running on that CPU already: a kernel with preemption
-/// does that, and most on an emulated processor. As many accesses may be missing from what was counted, and no more.
+/// does that, and most on an emulated processor. As many accesses may be missing from what was counted, and no more; they
+/// come in bursts, as long as the task waits that was interrupted in the middle of a run.
 pub(crate) fn missed(probes: &Probes) -> u64 {
-    probes.figures().runs_missed.get()
+    probes.runs_missed()
+}
+
+/// Whether so much was left out that nothing can be said; printed, as what is skipped is.
+pub(crate) fn is_disturbed(probes: &Probes) -> bool {
+    let missed = missed(probes);
+    if missed > 0 {
+        eprintln!("SKIPPED: the kernel left out {missed} runs of the probes");
+    }
+    missed > 0
 }
 
 /// Checks a count from which `missed` runs may be missing, each worth `each`.

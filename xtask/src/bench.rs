@@ -16,7 +16,7 @@ pub struct Arguments {
     /// Two pairs instead of five: checks that the benchmark works.
     #[arg(long)]
     quick: bool,
-    /// store: only cases whose names begin with one of these, separated by commas.
+    /// store, serve: only cases whose names begin with one of these, separated by commas.
     #[arg(long)]
     cases: Option<String>,
     /// store: only these of ext4, xfs, raw.

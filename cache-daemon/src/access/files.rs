@@ -115,7 +115,9 @@ impl FileTableBuilder {
 fn place_of(table: &mut FileTable, places: &mut HashMap<u32, u32>, number: u32) -> u32 {
     *places.entry(number).or_insert_with(|| {
         let place = table.directories.len() as u32;
-        table.directories.push(Directory { number, above: place, ranks: NONE..0, direct: 0, part: number });
+        // Empty, and narrower than any.
+        let ranks = Range { start: NONE, end: 0 };
+        table.directories.push(Directory { number, above: place, ranks, direct: 0, part: number });
         place
     })
 }
@@ -193,7 +195,7 @@ impl FileTable {
     }
 
     /// The part that the file at `rank` belongs to: the number of its directory.
-    pub(super) fn part_of(&self, rank: Rank) -> u32 {
+    pub fn part_of(&self, rank: Rank) -> u32 {
         self.part_of_directory(self.directory(rank))
     }
 

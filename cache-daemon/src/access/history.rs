@@ -1,16 +1,17 @@
 //! History: all jobs that read.
 //!
-//! Readers of one session of processes are one job, in each part of the data set. Where processes are not known
+//! Readers that descend from one process are one job, in each part of the data set. Where processes are not known
 //! (no probes), all readers of a part are.
 
 use std::sync::Arc;
 
+use super::job::EVIDENCE_FILES;
 use super::{EpochSummary, FileTable, Job, Rank, Touch};
 
 /// A job that has not read for so long has stopped, or pauses.
 pub const IDLE_AFTER_NS: u64 = 30_000_000_000;
 
-/// Jobs that are remembered; the one that read last longest ago gives way.
+/// Jobs that are remembered; of those that have read little, the one that read last longest ago gives way.
 const JOBS_MAX: usize = 16;
 
 /// What is read, by job.
@@ -63,7 +64,9 @@ impl History {
 
     fn begin(&mut self, part: u32, touch: &Touch) -> usize {
         if self.jobs.len() == JOBS_MAX {
-            let oldest = self.jobs.iter().enumerate().min_by_key(|(_, job)| job.last_ns());
+            // A loop of `cat` is a job a file: it must not push out one that pauses between two epochs.
+            let worth = |job: &Job| (job.epoch() > 1 || job.files_read() >= EVIDENCE_FILES, job.last_ns());
+            let oldest = self.jobs.iter().enumerate().min_by_key(|(_, job)| worth(job));
             self.jobs.swap_remove(oldest.map_or(0, |(place, _)| place));
         }
         self.jobs.push(Job::new(touch.group, part, touch.at_ns));

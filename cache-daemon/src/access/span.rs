@@ -84,7 +84,8 @@ impl Span {
         let mut span = Self { is_whole: true, ..Self::default() };
         if !table.is_empty() {
             span.directory = Some(table.lowest_over(&(0..table.len())));
-            (span.ranges, span.before, span.files) = (vec![0..table.len()], vec![0], table.len());
+            span.ranges = std::iter::once(0..table.len()).collect();
+            (span.before, span.files) = (vec![0], table.len());
         }
         span
     }

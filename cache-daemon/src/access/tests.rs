@@ -154,6 +154,18 @@ fn a_changed_data_set_keeps_what_was_read() {
     assert_eq!((job.files_read(), job.span().files(), history.unknown()), (500, 2_000, 0));
 }
 
+#[test]
+fn a_loop_of_short_lived_readers_does_not_push_out_a_job_that_pauses() {
+    let set = Set::default();
+    let mut history = history(&set);
+    feed(&mut history, &shuffled(&set, 1, 0)[..900]);
+    for (at, &file) in set.train().iter().enumerate() {
+        history.touch(&Touch { group: 100 + at as u32, ..read(file, 1_000_000_000 + at as u64) });
+    }
+    let job = history.jobs().iter().find(|job| job.group() == 1).expect("it is remembered");
+    assert_eq!(job.files_read(), 900);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 

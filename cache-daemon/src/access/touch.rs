@@ -13,7 +13,7 @@ pub struct Touch {
     pub file: FileNo,
     /// The process; 0 where that is not known.
     pub reader: u32,
-    /// What tells jobs apart: the session of the process; 0 where that is not known.
+    /// What tells jobs apart: the process that all readers of a job descend from; 0 where that is not known.
     pub group: u32,
     /// First byte of the access.
     pub first: u64,

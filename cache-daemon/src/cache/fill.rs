@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -70,7 +70,7 @@ impl Cache {
                 self.figures.fills.increment();
                 self.figures.fill_bytes.add(bytes.len() as u64);
                 self.flights.land(key, &bytes);
-                self.store_unit(object, key, &bytes, permit);
+                self.store_unit(ino, object, key, &bytes, permit);
                 true
             }
             Some(Err(error)) => {
@@ -83,14 +83,23 @@ impl Cache {
     /// Appends the chunks of a unit. What the store refuses is not cached, and counted by the store.
     fn store_unit(
         self: &Arc<Self>,
+        ino: Ino,
         object: &Object,
         key: UnitKey,
         bytes: &Bytes,
         permit: OwnedSemaphorePermit,
     ) {
         let chunks = bytes.len().div_ceil(CHUNK_BYTES as usize) as u32;
-        let unit =
-            Arc::new(Landing { cache: self.clone(), key, missing: AtomicU32::new(chunks), _permit: permit });
+        self.make_room(ino, object);
+        let unit = Arc::new(Landing {
+            cache: self.clone(),
+            ino,
+            key,
+            missing: AtomicU32::new(chunks),
+            stored: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            _permit: permit,
+        });
         for chunk in 0..chunks {
             let start = chunk as usize * CHUNK_BYTES as usize;
             let end = bytes.len().min(start + CHUNK_BYTES as usize);
@@ -130,17 +139,27 @@ impl Cache {
 /// A unit that has landed and is being written; the last chunk ends its flight.
 struct Landing {
     cache: Arc<Cache>,
+    ino: Ino,
     key: UnitKey,
     missing: AtomicU32,
+    stored: AtomicBool,
+    full: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Landing {
     fn appended(&self, appended: Appended) {
-        if matches!(appended, Appended::Rejected(Rejection::Full)) {
-            self.cache.figures.not_admitted.increment();
+        match appended {
+            Appended::Stored => self.stored.store(true, Relaxed),
+            Appended::Rejected(Rejection::Full) => {
+                self.full.store(true, Relaxed);
+                self.cache.figures.not_admitted.increment();
+            }
+            Appended::Rejected(_) => {}
         }
+        // The others' marks are seen here: what they did before they counted down happened before.
         if self.missing.fetch_sub(1, AcqRel) == 1 {
+            self.cache.settled(self.ino, self.stored.load(Relaxed), self.full.load(Relaxed));
             self.cache.flights.end(self.key);
         }
     }

@@ -13,6 +13,7 @@
 //! - Bytes of fills in memory are bounded by [`CacheLimits::fill_bytes_max`].
 //! - What is fetched ahead (`prefetch.rs`) is a flight that begins with nobody on board: a reader who comes joins it.
 
+mod eviction;
 mod fill;
 mod flight;
 mod journal;
@@ -32,6 +33,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
+pub use eviction::{Eviction, Patterns};
 pub use journal::{Deed, Entry, Journal};
 pub use lending::Overdue;
 pub use prefetch::{Done, Prefetcher};
@@ -43,6 +45,7 @@ pub use source::MountedCache;
 use crate::catalog::Catalog;
 use crate::object::{CHUNK_BYTES, Fingerprint};
 use crate::origin::Origin;
+use crate::policy::eviction::PolicyKind;
 use crate::stats::cache::CacheFigures;
 use crate::store::Store;
 use flight::Flights;
@@ -54,17 +57,19 @@ pub const UNIT_BYTES: u64 = 4 << 20;
 
 const UNIT_CHUNKS: u32 = (UNIT_BYTES / CHUNK_BYTES) as u32;
 
-/// Bounds of what the cache holds at a time.
+/// Bounds of what the cache holds at a time, and what it does at them.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheLimits {
     /// Bytes of fills between their GET and the end of their writing.
     pub fill_bytes_max: u64,
+    /// Who goes when the store is full.
+    pub policy: PolicyKind,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
         // 64 units: enough for 8 readers of large objects, or for over a thousand small ones.
-        Self { fill_bytes_max: 256 << 20 }
+        Self { fill_bytes_max: 256 << 20, policy: PolicyKind::Epoch }
     }
 }
 
@@ -94,6 +99,7 @@ pub struct Cache {
     /// Time of all fetches that succeeded, together.
     fill_us: AtomicU64,
     requests: Requests,
+    eviction: Eviction,
     journal: Arc<Journal>,
     figures: Arc<CacheFigures>,
 }
@@ -126,6 +132,7 @@ impl Cache {
             demand: AtomicU32::new(0),
             fill_us: AtomicU64::new(0),
             requests: Requests::default(),
+            eviction: Eviction::new(limits.policy),
             journal: Arc::default(),
             figures,
         };

@@ -1,6 +1,7 @@
 //! Push: bytes of an object on their way into the kernel's page cache, before anybody reads them.
 //!
-//! Read as if a reader had asked: from the store, or from the origin if they are not there, and then stored. They arrive on a
+//! They are had as for a reader, from the store, or from the origin if they are not there, and then stored; but nobody who
+//! plans by what readers ask for takes it for a reader's wish. They arrive on a
 //! thread that answers readers, which must not speak to the kernel about pages (docs/architecture.md, the deadlock rule):
 //! so they are copied once and handed to the pusher's own threads.
 
@@ -35,7 +36,7 @@ impl Cache {
         self: &Arc<Self>,
         pusher: &Arc<Pusher>,
         ino: Ino,
-        object: &Object,
+        object: &Arc<Object>,
         (offset, len): (u64, u32),
         done: impl FnOnce(PushOutcome) + Send + 'static,
     ) {
@@ -47,7 +48,7 @@ impl Cache {
             offset,
             done: Box::new(done),
         };
-        self.read(ino, offset, len, ReadTicket::new(pushing));
+        self.give(ino, object, (offset, len), ReadTicket::new(pushing));
     }
 }
 

@@ -45,15 +45,26 @@ impl Cache {
         };
         self.figures.reads.increment();
         self.requests.note(ino, object.size_bytes, offset, len);
+        self.give(ino, &Arc::new(object), (offset, len), ticket);
+    }
+
+    /// Answers `ticket` with `len` bytes at `offset` of node `ino`, which is `object`, then or later; nobody takes note of it as of
+    /// a reader's wish.
+    pub(super) fn give(
+        self: &Arc<Self>,
+        ino: Ino,
+        object: &Arc<Object>,
+        (offset, len): (u64, u32),
+        ticket: ReadTicket,
+    ) {
         let ranges = chunk_ranges(object.size_bytes, offset, len);
         let sinks = match &ranges[..] {
             [] => return ticket.data(&[]),
             [_] => vec![whole(ticket)],
             several => gathered(ticket, &several.iter().map(ChunkRange::len).collect::<Vec<_>>()),
         };
-        let object = Arc::new(object);
         for (range, sink) in ranges.into_iter().zip(sinks) {
-            self.read_chunk(ino, &object, range, sink);
+            self.read_chunk(ino, object, range, sink);
         }
     }
 
@@ -72,6 +83,7 @@ impl Cache {
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => {
                 sink(Ok(bytes));
+                cache.eviction.used(ino, &object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
                 cache.figures.store_latency.record(started.elapsed());
@@ -124,7 +136,9 @@ impl Cache {
                 figures.origin_read_bytes.add(bytes.len() as u64);
             }
             sink(result);
-            figures.origin_latency.record(started.elapsed());
+            let waited = started.elapsed();
+            figures.origin_wait_us.add(waited.as_micros() as u64);
+            figures.origin_latency.record(waited);
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The cache over a real store in a directory and an origin in memory that can be made to misbehave.
 
+mod eviction;
 mod prefetch;
 
 use std::collections::HashMap;
@@ -224,7 +225,7 @@ fn a_full_store_admits_nothing_and_keeps_what_it_has() {
 
 #[test]
 fn fills_in_memory_stay_within_their_limit() {
-    let limits = CacheLimits { fill_bytes_max: 4 << 20 };
+    let limits = CacheLimits { fill_bytes_max: 4 << 20, ..CacheLimits::default() };
     let rig = Rig::limited(&[1 << 20; 12], limits, 64 << 20);
     rig.faulty.set(Faults { stall: 1.0, stall_for: Duration::from_millis(20), ..Faults::default() });
     let answers: Vec<_> = (0..12).map(|n| rig.ask(rig.ino(&format!("o{n}")), 0, 4096)).collect();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::prefetch::PrefetchArgs;
+use crate::policy::eviction::PolicyKind;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,6 +75,9 @@ pub struct MountArgs {
     /// Polls for completions (io_uring IOPOLL): the device needs poll queues (nvme.poll_queues).
     #[arg(long, help_heading = "Cache")]
     pub iopoll: bool,
+    /// What goes when the store is full: epoch, lru, fifo, s3fifo, sieve, 2-random, none.
+    #[arg(long, value_name = "NAME", default_value = "epoch", value_parser = online, help_heading = "Cache")]
+    pub policy: PolicyKind,
     /// What is fetched ahead.
     #[command(flatten)]
     pub prefetch: PrefetchArgs,
@@ -159,6 +163,14 @@ pub struct MountArgs {
     /// error, warn, info, debug, trace, or any filter of RUST_LOG.
     #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", help_heading = "Process")]
     pub log_level: String,
+}
+
+/// A policy that needs no future.
+fn online(name: &str) -> Result<PolicyKind, String> {
+    match name.parse::<PolicyKind>() {
+        Ok(policy) if !policy.is_offline() => Ok(policy),
+        _ => Err("give epoch, lru, fifo, s3fifo, sieve, 2-random or none".to_owned()),
+    }
 }
 
 macro_rules! choice {

@@ -53,13 +53,13 @@ impl Config {
         let limits = limits(args)?;
         let revalidate = revalidate(args)?;
         let process = process(args)?;
-        let prefetch = PrefetchOptions::new(&args.prefetch)?;
         let (file_mode, dir_mode) =
             (mode("--file-mode", &args.file_mode)?, mode("--dir-mode", &args.dir_mode)?);
 
         machine.can_mount(args.allow_other)?;
         let mountpoint = machine.mountpoint(&args.mountpoint)?;
         let cache_dir = machine.cache_dir(&args.cache_dir, &mountpoint)?;
+        let prefetch = PrefetchOptions::new(&args.prefetch, &cache_dir)?;
         let may_be_lost = !args.format && crate::store::was_opened(&cache_dir);
         let places = machine.places(&cache_dir, &args.cache_dev, &mountpoint, may_be_lost)?;
         place::has_room(&places, size_bytes)?;
@@ -86,6 +86,7 @@ impl Config {
                 places,
                 size_bytes,
                 file_from,
+                policy: args.policy,
                 format: args.format,
                 engine: args.engine,
                 sqpoll: args.sqpoll,

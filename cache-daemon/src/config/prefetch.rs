@@ -1,5 +1,7 @@
 //! What is fetched ahead of the readers, as typed and as checked.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::ConfigError;
@@ -14,6 +16,9 @@ pub struct PrefetchArgs {
     /// Fetches at most so many bytes an hour ahead: 500GiB.
     #[arg(long, value_name = "SIZE", help_heading = "Cache")]
     pub prefetch_hourly: Option<String>,
+    /// Directory where training scripts tell the order of an epoch [default: CACHE_DIR/orders].
+    #[arg(long, value_name = "DIR", help_heading = "Cache")]
+    pub order_dir: Option<PathBuf>,
 }
 
 /// `--prefetch`.
@@ -39,16 +44,18 @@ impl std::fmt::Display for PrefetchChoice {
 }
 
 /// What is fetched ahead, checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PrefetchOptions {
     /// What.
     pub choice: PrefetchChoice,
     /// Bytes an hour at most.
     pub bytes_per_hour_max: Option<u64>,
+    /// Where orders are told; absolute.
+    pub order_dir: PathBuf,
 }
 
 impl PrefetchOptions {
-    pub(super) fn new(args: &PrefetchArgs) -> Result<Self, ConfigError> {
+    pub(super) fn new(args: &PrefetchArgs, cache_dir: &Path) -> Result<Self, ConfigError> {
         let hourly = args.prefetch_hourly.as_deref();
         let bytes = hourly.map(|given| {
             parse_size::parse_size(given).map_err(|_| ConfigError::Value {
@@ -57,7 +64,16 @@ impl PrefetchOptions {
                 why: "is not a size; give bytes or a size such as 500GiB".to_owned(),
             })
         });
-        Ok(Self { choice: args.prefetch, bytes_per_hour_max: bytes.transpose()? })
+        let order_dir = match &args.order_dir {
+            // A daemon's working directory is the root: a relative one is meant where it was typed.
+            Some(dir) => std::path::absolute(dir).map_err(|error| ConfigError::Value {
+                option: "--order-dir",
+                given: dir.display().to_string(),
+                why: error.to_string(),
+            })?,
+            None => cache_dir.join("orders"),
+        };
+        Ok(Self { choice: args.prefetch, bytes_per_hour_max: bytes.transpose()?, order_dir })
     }
 
     /// As the policy takes it.

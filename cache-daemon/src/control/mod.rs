@@ -66,6 +66,20 @@ pub enum Request {
         /// Files and directories, relative to the mountpoint; the empty one is everything.
         paths: Vec<String>,
     },
+    /// Stores files before they are read: [`WarmProgress`]es, the last one with `done`.
+    Warm {
+        /// A file or directory, relative to the mountpoint; `None`: everything.
+        path: Option<String>,
+        /// Instead, a file that names them, a path a line; absolute.
+        order: Option<String>,
+    },
+    /// The order in which an epoch will be read: one [`OrderTold`].
+    Order {
+        /// A file with a path a line; absolute.
+        path: String,
+        /// Whose order it is: another of the same name takes its place.
+        name: String,
+    },
     /// Who reads: one [`Readers`].
     Top,
     /// What happens to files, as it happens: [`TraceLine`]s until the client leaves.
@@ -136,6 +150,38 @@ pub struct Dropped {
     pub objects: u64,
     /// Their stored bytes.
     pub bytes: u64,
+}
+
+/// How far [`Request::Warm`] is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmProgress {
+    /// Files that are to be stored.
+    pub files: u64,
+    /// Those that were looked at and are stored, on their way, or failed.
+    pub passed_files: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+    /// Bytes of those passed.
+    pub passed_bytes: u64,
+    /// Bytes fetched.
+    pub fetched_bytes: u64,
+    /// Files that could not be fetched.
+    pub failed: u64,
+    /// It is over.
+    pub done: bool,
+    /// Why it ended before all was passed, or what holds it up.
+    pub why: String,
+}
+
+/// An order that was told, as it was understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderTold {
+    /// Files in it.
+    pub files: u64,
+    /// Lines that name no file of the data set.
+    pub unknown: u64,
+    /// Lines that name a file again.
+    pub twice: u64,
 }
 
 /// The answer to [`Request::Top`].

@@ -31,7 +31,8 @@ impl Answers for Parrot {
                     item(json!({"extents": extents, "rate": rate_bytes_per_s}));
                 }
             }
-            Request::Top | Request::Trace | Request::Push { .. } => {}
+            Request::Top | Request::Trace => {}
+            Request::Push { .. } | Request::Warm { .. } | Request::Order { .. } => {}
             Request::Drop { path } => {
                 return Err(Refusal(format!("no such file: {}", path.unwrap_or_default())));
             }

@@ -6,13 +6,17 @@
 //! is stored, and the store and the catalog are saved.
 
 mod early;
+mod epochs;
 mod listing;
 mod logging;
+mod orders;
 mod parts;
 mod planning;
 mod readers;
+mod sight;
 mod status;
 mod trace;
+mod warming;
 mod watching;
 
 use std::sync::Arc;
@@ -31,6 +35,7 @@ use crate::config::{Config, Revalidate};
 use crate::control::{CacheDirLock, Registration, Registry, RunningDaemon, Server};
 use crate::signals::{self, Reason, Shutdown};
 use early::EarlySource;
+use orders::OrderDirectory;
 use parts::Parts;
 use planning::Planning;
 use status::{Served, Status};
@@ -65,6 +70,8 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let _signals = signals::listen(shutdown.clone()).context("taking signals")?;
     let runtime = runtime()?;
     let lock = CacheDirLock::take(&config.store.cache_dir)?;
+    let orders = OrderDirectory::make(&config)
+        .with_context(|| format!("the directory of orders, {}", config.prefetch.order_dir.display()))?;
     let parts = Parts::open(&config, runtime.handle())?;
 
     let mounted = Mounted::start(&config, &parts, &runtime, &shutdown, &mut serves)?;
@@ -77,13 +84,13 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let (device, inodes) = (mount.report().device, cache.catalog().len());
     let watching = Watching::start(config.probes, device, inodes, &config.store.places);
     let figures = &parts.figures;
-    let planning =
-        Planning::start(&config, &cache, figures.origin.clone(), &watching, figures.planner.clone());
+    let planning = Planning::start(&config, &cache, figures, &watching, orders);
     let planning = Arc::new(planning);
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));
-    let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
+    // Before the socket: whoever finds the socket finds the mount's daemon, too.
     let registration = register(&config, &parts);
+    let mut control = Server::start(lock, &config.limits, parts.figures.control.clone(), status.clone())?;
     status.log_start();
     if !config.mount.early {
         serves(())?;
@@ -138,7 +145,7 @@ impl Mounted {
         let from_snapshot = opened.from_snapshot;
         let catalog = Arc::new(opened.catalog);
         let large_share = parts.settle_on(&catalog, config.store.file_from);
-        let (cache, outdated) = parts.cache(catalog, runtime.handle(), &config.limits);
+        let (cache, outdated) = parts.cache(catalog, runtime.handle(), config);
         let source = Arc::new(MountedCache::new(cache.clone(), TTL));
         let mount = match early {
             Some((early, mount)) => {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, IoMode, Limits, ServeChoice, VerifyChoice};
+use crate::config::{self, Config, EngineChoice, IoMode, ServeChoice, VerifyChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
@@ -68,27 +68,37 @@ impl Parts {
         &self,
         catalog: Arc<Catalog>,
         runtime: &Handle,
-        limits: &Limits,
+        config: &Config,
     ) -> (Arc<Cache>, mpsc::Receiver<Ino>) {
-        let limits = CacheLimits { fill_bytes_max: limits.fill_bytes_max };
+        let limits =
+            CacheLimits { fill_bytes_max: config.limits.fill_bytes_max, policy: config.store.policy };
         let figures = self.figures.cache.clone();
-        Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures)
+        let (cache, outdated) =
+            Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures);
+        let known = cache.clone();
+        runtime.spawn_blocking(move || known.know_what_is_stored());
+        (cache, outdated)
     }
 
-    /// Forgets what is stored of objects that `catalog` does not have. Returns the share of its bytes,
-    /// 0 to 1, in objects that get a file of their own: those of `file_from` bytes or more.
+    /// Forgets what is stored of objects that `catalog` does not have, and gives files to those that are large since
+    /// `file_from` was lowered. Returns the share of its bytes, 0 to 1, in objects that get a file of their own: those
+    /// of `file_from` bytes or more.
     pub fn settle_on(&self, catalog: &Catalog, file_from: u64) -> f64 {
         let mut live = HashSet::with_capacity(catalog.files() as usize);
-        let mut large_bytes = 0;
+        let mut large = Vec::new();
         catalog.fingerprints(&mut |ino, fingerprint| {
             live.insert(fingerprint);
             let size_bytes = catalog.attributes(ino).map_or(0, |attributes| attributes.size_bytes);
-            large_bytes += if size_bytes >= file_from { size_bytes } else { 0 };
+            if size_bytes >= file_from {
+                large.push((fingerprint, size_bytes));
+            }
         });
         let forgotten = self.store.retain(&|fingerprint| live.contains(fingerprint));
         if forgotten > 0 {
             tracing::info!(forgotten, "extents of objects that the data set no longer has give way");
         }
+        let large_bytes: u64 = large.iter().map(|(_, bytes)| bytes).sum();
+        self.store.promote(large);
         large_bytes as f64 / catalog.bytes().max(1) as f64
     }
 
@@ -171,6 +181,7 @@ pub(super) fn mount_options(config: &Config, origin: &str, large_share: f64) -> 
         passthrough: mount.verify == VerifyChoice::Once,
         push_bytes_max: mount.page_cache.bytes,
         large_share,
+        control_dir: Some(config.prefetch.order_dir.clone()),
         ..MountOptions::new(&mount.mountpoint, origin)
     }
 }

@@ -2,41 +2,44 @@
 //!
 //! One thread carries the control line: it takes touches from the probes (or, where there are none, from the
 //! requests), feeds the history, asks the policy, and hands its commands to the cache. Nobody waits for it. While
-//! something is fetched ahead it plans fifty times a second, else five times.
+//! something is fetched ahead it plans fifty times a second, twenty times while somebody reads, else five times.
 //!
 //! The table of files, 16 bytes each, is made when somebody reads for the first time, and again when the data set changed.
 
-use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, Sender, bounded};
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
+use super::epochs::Epochs;
+use super::orders::{OrderDirectory, OrderReader, Watcher};
+use super::parts::AllFigures;
+use super::sight::Sight;
+use super::warming::{Warm, Warming};
 use super::watching::Watching;
-use crate::access::{EpochSummary, FileNo, FileTable, History, IDLE_AFTER_NS, Touch, is_split_name};
-use crate::cache::{Asked, Cache, Noted, Prefetcher};
+use crate::access::{FileNo, FileTable, History, IDLE_AFTER_NS, Job, is_split_name};
+use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
-use crate::config::Config;
-use crate::policy::readahead::{Activity, Counts, Limits, Mode, PLAN_EVERY_S, Readahead, Sample, Situation};
-use crate::probe::{Event, Probes, Tier};
+use crate::config::{Config, PrefetchChoice};
+use crate::control::{OrderTold, Refusal};
+use crate::policy::readahead::{
+    Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation,
+};
+use crate::policy::sets::{Reading, Sets};
 use crate::stats::origin::OriginFigures;
 use crate::stats::planner::{PlannerFigures, PlannerState};
 
-/// How often it looks for readers while nothing is fetched ahead.
+/// How often it looks for readers, and how often when somebody has read since it last did.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// How often the table of files is made again at most: a second for ten million.
 const REFILE_EVERY: Duration = Duration::from_secs(10);
-
-/// Sessions of processes that are remembered.
-const SESSIONS_MAX: usize = 4_096;
-
-/// Epochs of fewer files are not worth a line in the log.
-const LOGGED_FILES: u32 = 200;
 
 /// The planner of a mount.
 pub(super) struct Planning {
@@ -44,35 +47,39 @@ pub(super) struct Planning {
     figures: Arc<PlannerFigures>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    reader: OrderReader,
+    warm: Arc<Warm>,
+    told: Sender<Order>,
 }
 
+/// Orders that wait to be followed.
+const TOLD_MAX: usize = 8;
+
 impl Planning {
-    /// Plans for `cache`, from what `watching` sees.
+    /// Plans for `cache`, from what `watching` sees and what is told in `orders`.
     pub fn start(
         config: &Config,
         cache: &Arc<Cache>,
-        origin: Arc<OriginFigures>,
+        figures: &AllFigures,
         watching: &Watching,
-        figures: Arc<PlannerFigures>,
+        orders: OrderDirectory,
     ) -> Self {
+        let (origin, figures) = (figures.origin.clone(), figures.planner.clone());
+        let reader = OrderReader::new(cache.catalog().clone(), config.mount.mountpoint.clone());
+        let (told, wishes) = bounded(TOLD_MAX);
         let planning = Self {
             state: Arc::default(),
             figures: figures.clone(),
             stop: Arc::default(),
             thread: Mutex::default(),
+            reader: reader.clone(),
+            warm: Arc::default(),
+            told,
         };
+        let is_blind = config.prefetch.mode() == Mode::Off;
         planning.state.lock().mode = config.prefetch.choice.to_string();
-        if config.prefetch.mode() == Mode::Off {
-            planning.state.lock().activity = Activity::Off.to_string();
-            return planning;
-        }
-        let sight = Sight {
-            cache: cache.clone(),
-            probes: watching.probes().cloned(),
-            events: watching.trace(),
-            sessions: HashMap::new(),
-            sees_all: false,
-        };
+        planning.state.lock().activity = if is_blind { Activity::Off } else { Activity::Idle }.to_string();
+        let sight = Sight::new(cache.clone(), watching, is_blind);
         let prefetcher = Prefetcher::new(cache.clone());
         let limits = Limits {
             mode: config.prefetch.mode(),
@@ -88,10 +95,16 @@ impl Planning {
             meter: Meter::new(cache, origin),
             cache: cache.clone(),
             sight,
+            saw_readers: false,
             prefetcher,
             filed: None,
             counted: Counts::default(),
+            sets: Sets::default(),
             refused_room: None,
+            epochs: Epochs::new(cache.clone()),
+            wishes,
+            orders: orders.watch(reader),
+            warm: planning.warm.clone(),
             figures,
         };
         let (state, stop) = (planning.state.clone(), planning.stop.clone());
@@ -110,6 +123,33 @@ impl Planning {
         &self.figures
     }
 
+    /// Follows the order in the file at `path`; what it understood.
+    pub fn tell_order(&self, path: &Path, name: &str) -> Result<OrderTold, Refusal> {
+        if self.state.lock().mode == PrefetchChoice::Off.to_string() {
+            return Err(Refusal("the daemon was told not to fetch ahead: --prefetch off".into()));
+        }
+        let (order, told) = self.read_order(path)?;
+        let busy = |_| Refusal("too many orders at once".into());
+        self.told.try_send(order.named(name)).map_err(busy)?;
+        Ok(told)
+    }
+
+    fn read_order(&self, path: &Path) -> Result<(Order, OrderTold), Refusal> {
+        let refused = |error: std::io::Error| Refusal(format!("{}: {error}", path.display()));
+        self.reader.read(path, &[]).map_err(refused)
+    }
+
+    /// Stores `files`, in this order.
+    pub fn warm(&self, files: Vec<FileNo>) -> Result<Warming, Refusal> {
+        self.warm.begin(Order::new(Purpose::Warm, files))
+    }
+
+    /// Stores the files that the file at `path` names.
+    pub fn warm_order(&self, path: &Path) -> Result<Warming, Refusal> {
+        let (order, _) = self.read_order(path)?;
+        self.warm.begin(order.to_warm())
+    }
+
     /// Ends: nothing more is fetched ahead.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
@@ -126,12 +166,19 @@ struct Planner {
     readahead: Readahead,
     cache: Arc<Cache>,
     sight: Sight,
+    saw_readers: bool,
     prefetcher: Prefetcher,
     meter: Meter,
     filed: Option<Filed>,
     counted: Counts,
+    /// What the files are part of, for whoever evicts.
+    sets: Sets,
     /// The room that the store said it had when it refused something for want of room.
     refused_room: Option<u64>,
+    epochs: Epochs,
+    wishes: Receiver<Order>,
+    orders: Option<Watcher>,
+    warm: Arc<Warm>,
     figures: Arc<PlannerFigures>,
 }
 
@@ -147,8 +194,11 @@ impl Planner {
     fn run(mut self, state: &Mutex<PlannerState>, stop: &AtomicBool) {
         while !stop.load(Relaxed) {
             let activity = self.turn(state);
-            let busy = activity == Activity::Fetching;
-            std::thread::sleep(if busy { Duration::from_secs_f64(PLAN_EVERY_S) } else { LOOK_EVERY });
+            std::thread::sleep(match activity {
+                Activity::Fetching => Duration::from_secs_f64(PLAN_EVERY_S),
+                _ if self.saw_readers => WATCH_EVERY,
+                _ => LOOK_EVERY,
+            });
         }
         self.prefetcher.stop();
     }
@@ -156,22 +206,33 @@ impl Planner {
     fn turn(&mut self, state: &Mutex<PlannerState>) -> Activity {
         let now_ns = self.began.elapsed().as_nanos() as u64;
         let touches = self.sight.touches(now_ns);
+        self.saw_readers = !touches.is_empty();
         self.figures.touches.add(touches.len() as u64);
-        if !touches.is_empty() {
+        let told: Vec<Order> = self.told().collect();
+        self.figures.orders_told.add(told.len() as u64);
+        if !touches.is_empty() || !told.is_empty() || self.warm.is_wanted() {
             self.file();
         }
         let Some(history) = &mut self.history else { return Activity::Idle };
+        told.into_iter().for_each(|order| self.readahead.told(order, now_ns));
+        self.warm.pass(&mut self.readahead, history.table(), now_ns);
+        self.sight.units.drain(..).for_each(|read| self.readahead.unit_read(&read));
         for touch in &touches {
             history.touch(touch);
             self.readahead.touched(history, touch);
         }
         for summary in history.take_ended() {
             self.readahead.ended(history, &summary);
-            log_epoch(&self.cache, &summary);
-            self.figures.epochs.add(u64::from(summary.files >= LOGGED_FILES));
+            let set = path_of(&self.cache, summary.part);
+            let is_worth_it = self.epochs.ended(&summary, set, self.readahead.counts());
+            if is_worth_it {
+                self.figures.epochs.increment();
+                state.lock().epochs = self.epochs.last();
+            }
         }
         for done in self.prefetcher.take_done() {
             self.readahead.done(history, &done.command, done.outcome);
+            self.warm.done(&done);
         }
         let (commands, commands_bytes) = self.prefetcher.outstanding();
         let sample = self.meter.sample();
@@ -187,8 +248,16 @@ impl Planner {
         let prefetcher = &self.prefetcher;
         let plan = self.readahead.plan(history, &now, &mut |file| prefetcher.is_absent(file));
         self.prefetcher.ask(plan.depth, &plan.prefetch);
+        self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
+        self.sort_out();
         self.tell(now_ns, plan.activity, state);
         plan.activity
+    }
+
+    /// Orders that were told since the last time, in the directory or by `cachectl`.
+    fn told(&self) -> impl Iterator<Item = Order> + '_ {
+        let in_directory = std::iter::from_fn(|| self.orders.as_ref()?.next());
+        in_directory.chain(std::iter::from_fn(|| self.wishes.try_recv().ok()))
     }
 
     /// Makes the table of files, if there is none or the data set is another.
@@ -207,7 +276,29 @@ impl Planner {
             None => self.history = Some(History::new(table)),
         }
         self.readahead.refiled();
+        self.recognise();
         self.filed = Some(Filed { at: Instant::now(), files, bytes });
+    }
+
+    /// Tells whoever evicts which files are read together, if that is news.
+    fn sort_out(&mut self) {
+        let Some(history) = &self.history else { return };
+        let reading = |job: &Job| Reading { part: job.part(), workload: job.workload(), epoch: job.epoch() };
+        let readings: Vec<_> = history.jobs().iter().map(reading).collect();
+        if self.sets.look(&readings) {
+            self.recognise();
+        }
+    }
+
+    fn recognise(&self) {
+        let Some(history) = &self.history else { return };
+        let (table, sets) = (history.table().clone(), self.sets.clone());
+        let pattern = move |ino: Ino| {
+            let rank = u32::try_from(ino.0).ok().and_then(|number| table.rank(FileNo(number)));
+            // A file that is new since the table was made is nobody's yet.
+            sets.pattern(rank.map_or(u32::MAX, |rank| table.part_of(rank)))
+        };
+        self.cache.eviction().recognise(Arc::new(pattern));
     }
 
     /// Brings figures and state up to date.
@@ -226,6 +317,7 @@ impl Planner {
         let in_flight = self.prefetcher.in_flight();
         figures.prefetch_in_flight.set(u64::from(in_flight));
         figures.prefetch_waiting.set(u64::from(self.prefetcher.outstanding().0.saturating_sub(in_flight)));
+        figures.orders_wrong.set(self.readahead.wrong_orders());
         figures.depth.set(u64::from(self.readahead.depth()));
         figures.touches_lost.set(self.sight.lost());
         figures.allowance_bytes.set(self.readahead.allowance_left(now_ns).unwrap_or(0));
@@ -245,73 +337,6 @@ impl Planner {
         let directory = job.span().directory(history.table()).map_or(job.part(), |(number, _)| number);
         state.set = path_of(&self.cache, directory);
     }
-}
-
-/// Where readings are seen.
-struct Sight {
-    cache: Arc<Cache>,
-    probes: Option<Arc<Probes>>,
-    events: Receiver<Event>,
-    /// The session of each process that reads.
-    sessions: HashMap<u32, u32>,
-    /// The probes see every reading, so that requests are needed only within large objects.
-    sees_all: bool,
-}
-
-impl Sight {
-    /// What was touched since the last time; all of it at `now_ns`.
-    fn touches(&mut self, now_ns: u64) -> Vec<Touch> {
-        self.sees_all = self.probes.as_ref().is_some_and(|probes| probes.report().tier != Tier::C);
-        self.cache.requests().set(if self.sees_all { Noted::Large } else { Noted::All });
-        let mut touches = Vec::new();
-        while let Ok(event) = self.events.try_recv() {
-            let group = self.session(event.tgid);
-            touches.extend(seen(&event, group, now_ns));
-        }
-        while let Some(asked) = self.cache.requests().take() {
-            if !self.sees_all {
-                touches.extend(requested(&asked, now_ns));
-            }
-        }
-        touches
-    }
-
-    /// The session of process `tgid`: the same for a job's workers, whichever of them forked which.
-    fn session(&mut self, tgid: u32) -> u32 {
-        if self.sessions.len() > SESSIONS_MAX {
-            self.sessions.clear();
-        }
-        *self.sessions.entry(tgid).or_insert_with(|| session_of(tgid).unwrap_or(tgid))
-    }
-
-    fn lost(&self) -> u64 {
-        self.cache.requests().lost()
-    }
-
-    fn source(&self) -> &'static str {
-        if self.sees_all { "probes" } else { "requests" }
-    }
-}
-
-/// The session of a process, from /proc; none if it is gone.
-fn session_of(tgid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{tgid}/stat")).ok()?;
-    // The name in parentheses may hold anything; state, parent, group and session follow it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
-}
-
-fn seen(event: &Event, group: u32, at_ns: u64) -> Option<Touch> {
-    let file = FileNo(u32::try_from(event.ino.0).ok()?);
-    let Event { bytes, tgid, begins, ends, .. } = event;
-    let (first, end) = (bytes.start, bytes.end);
-    Some(Touch { at_ns, file, reader: *tgid, group, first, end, begins: *begins, ends: *ends })
-}
-
-fn requested(asked: &Asked, at_ns: u64) -> Option<Touch> {
-    let file = FileNo(u32::try_from(asked.ino.0).ok()?);
-    let (first, end) = (asked.offset, asked.offset + u64::from(asked.len));
-    let (begins, ends) = (first == 0, end >= asked.size_bytes);
-    Some(Touch { at_ns, file, reader: 0, group: 0, first, end, begins, ends })
 }
 
 /// Counts of fetches, to be told what came since.
@@ -380,21 +405,4 @@ fn table(catalog: &Catalog) -> FileTable {
 fn path_of(cache: &Cache, directory: u32) -> String {
     let path = cache.catalog().path(Ino(u64::from(directory))).unwrap_or_default();
     String::from_utf8_lossy(&path).into_owned()
-}
-
-fn log_epoch(cache: &Cache, summary: &EpochSummary) {
-    if summary.files < LOGGED_FILES {
-        return;
-    }
-    let seconds = summary.ns as f64 / 1e9;
-    tracing::info!(
-        epoch = summary.epoch,
-        set = %path_of(cache, summary.part),
-        files = summary.files,
-        of_files = summary.of_files,
-        bytes = summary.bytes,
-        seconds = (seconds * 10.0).round() / 10.0,
-        exactly_once = summary.is_exactly_once,
-        "an epoch has ended"
-    );
 }

@@ -15,8 +15,8 @@ use super::trace::trace;
 use super::watching::Watching;
 use crate::cache::Cache;
 use crate::config::{Config, IoMode, PageCacheSize};
-use crate::control::{Answers, Pong, Refusal, Request};
-use crate::errands::{drop_path, push, verify};
+use crate::control::{Answers, Pong, Refusal, Request, WarmProgress};
+use crate::errands::{drop_path, files_below, follow, push, verify};
 use crate::probe::{ProbeReport, Tier};
 use crate::signals::{Reason, Shutdown};
 use crate::stats::snapshot::{
@@ -330,6 +330,8 @@ impl Answers for Status {
                 push(&self.cache, &self.mount, &paths, &mut |progress| item(json(progress)))?;
                 true
             }
+            Request::Warm { path, order } => self.warm(path.as_deref(), order.as_deref(), item)?,
+            Request::Order { path, name } => item(json(&self.planning.tell_order(path.as_ref(), &name)?)),
             Request::Top => item(json(&readers(&self.mount, &self.watching))),
             Request::Trace => {
                 let ended = || self.shutdown.begun().is_some();
@@ -346,6 +348,29 @@ impl Answers for Status {
 }
 
 impl Status {
+    /// Stores files ahead until that is done or the client leaves.
+    fn warm(
+        &self,
+        path: Option<&str>,
+        order: Option<&str>,
+        item: &mut dyn FnMut(Json) -> bool,
+    ) -> Result<bool, Refusal> {
+        let warming = match order {
+            Some(order) => self.planning.warm_order(order.as_ref())?,
+            None => self.planning.warm(files_below(&self.cache, path)?)?,
+        };
+        let progress = || match self.shutdown.begun() {
+            None => warming.progress(),
+            Some(_) => WarmProgress { done: true, why: "the daemon ends".into(), ..warming.progress() },
+        };
+        let mut is_there = true;
+        follow(progress, &mut |progress| {
+            is_there = item(json(progress));
+            is_there
+        });
+        Ok(is_there)
+    }
+
     fn pong(&self) -> Pong {
         Pong {
             pid: self.daemon.pid,

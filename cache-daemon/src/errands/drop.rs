@@ -56,5 +56,6 @@ fn forget(cache: &Cache, ino: Ino, object: &Object, dropped: &mut Dropped) {
         dropped.bytes += stored;
         cache.store().forget(&object.fingerprint, object.chunks());
         cache.journal().note(ino, 0, stored, Deed::Evicted);
+        cache.eviction().forget(ino);
     }
 }

@@ -3,7 +3,9 @@
 mod drop;
 mod push;
 mod verify;
+mod warm;
 
 pub use drop::drop_path;
 pub use push::push;
 pub use verify::verify;
+pub use warm::{files_below, follow};

@@ -19,6 +19,7 @@ use fuse_frontend::source::{Ino, NodeKind, Walk};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::cache::{Cache, PushOutcome};
+use crate::catalog::Catalog;
 use crate::control::{PushProgress, Refusal};
 use crate::object::Object;
 
@@ -47,18 +48,14 @@ pub fn push(
         return Err(Refusal(why.to_owned()));
     }
     let began = Instant::now();
-    let plan = Plan::of(cache, mount, paths, report)?;
+    let plan = Plan::of(cache.catalog(), paths, report)?;
     let (sender, results) = bounded(IN_FLIGHT);
     let mut errand = Errand {
         cache,
         mount,
         pusher,
-        progress: PushProgress {
-            total_files: plan.files.len() as u64,
-            total_bytes: plan.files.iter().map(|file| file.object.size_bytes).sum(),
-            budget_bytes: pusher.budget_bytes(),
-            ..PushProgress::default()
-        },
+        progress: PushProgress { budget_bytes: pusher.budget_bytes(), ..plan.begun() },
+        listed: None,
         began,
         reported: Instant::now(),
         sender,
@@ -68,31 +65,24 @@ pub fn push(
         swept: false,
         report,
     };
-    errand.run(&plan);
+    errand.run(&plan.files);
     Ok(())
 }
 
-/// What is to be pushed.
+/// What is to be pushed: numbers only, because a data set may have millions of files.
+#[derive(Default)]
 struct Plan {
-    files: Vec<PlannedFile>,
-}
-
-struct PlannedFile {
-    ino: Ino,
-    object: Object,
-    /// On the mount.
-    path: PathBuf,
+    files: Vec<Ino>,
+    bytes: u64,
 }
 
 impl Plan {
-    /// The files at and below `paths`, each once; the kernel lists their directories on the way, which makes it know the names.
+    /// The files at and below `paths`, each once, those of a directory one after the other.
     fn of(
-        cache: &Cache,
-        mount: &Mount,
+        catalog: &Catalog,
         paths: &[String],
         report: &mut dyn FnMut(&PushProgress) -> bool,
     ) -> Result<Self, Refusal> {
-        let catalog = cache.catalog();
         let mut waiting = Vec::new();
         for path in paths.iter().rev() {
             let relative = path.trim_matches('/');
@@ -103,24 +93,19 @@ impl Plan {
             let refused = || Refusal(format!("{path}: the data set has no such file or directory"));
             waiting.push(found.ok_or_else(refused)?);
         }
-        let (mut files, mut seen) = (Vec::new(), HashSet::new());
-        let mut reported = Instant::now();
+        let (mut plan, mut seen, mut reported) = (Self::default(), HashSet::new(), Instant::now());
         while let Some(ino) = waiting.pop() {
+            let Some(node) = catalog.attributes(ino).filter(|_| seen.insert(ino)) else { continue };
+            if node.kind == NodeKind::File {
+                plan.files.push(ino);
+                plan.bytes += node.size_bytes;
+                continue;
+            }
             if reported.elapsed() >= REPORT_EVERY {
                 reported = Instant::now();
-                let total_files = files.len() as u64;
-                if !report(&PushProgress { total_files, ..PushProgress::default() }) {
-                    return Ok(Self { files: Vec::new() });
+                if !report(&plan.begun()) {
+                    return Ok(Self::default());
                 }
-            }
-            if !seen.insert(ino) {
-                continue;
-            }
-            let name = catalog.path(ino).unwrap_or_default();
-            let path = mount.report().mountpoint.join(Path::new(std::ffi::OsStr::from_bytes(&name)));
-            if let Some(object) = catalog.object(ino) {
-                files.push(PlannedFile { ino, object, path });
-                continue;
             }
             let mut below = Vec::new();
             // A directory that is gone meanwhile has nothing in it.
@@ -128,14 +113,19 @@ impl Plan {
                 below.push((entry.attributes.kind == NodeKind::Directory, entry.attributes.ino));
                 Walk::Continue
             });
-            if below.iter().any(|(is_directory, _)| !is_directory) {
-                list(&path);
-            }
             // The last to go in comes out first: files in their order, then directories in theirs.
             below.sort_by_key(|&(is_directory, _)| is_directory);
             waiting.extend(below.into_iter().rev().map(|(_, ino)| ino));
         }
-        Ok(Self { files })
+        Ok(plan)
+    }
+
+    fn begun(&self) -> PushProgress {
+        PushProgress {
+            total_files: self.files.len() as u64,
+            total_bytes: self.bytes,
+            ..PushProgress::default()
+        }
     }
 }
 
@@ -149,20 +139,22 @@ fn list(directory: &Path) {
 
 /// A file of which pieces are on their way.
 struct OnItsWay {
-    number: usize,
-    bytes: u64,
+    ino: Ino,
+    object: Arc<Object>,
     pieces: usize,
     worst: Option<PushOutcome>,
 }
 
 /// A piece: of which file, where, and what came of it.
-type Arrival = (usize, (u64, u32), PushOutcome);
+type Arrival = (Ino, (u64, u32), PushOutcome);
 
 struct Errand<'a> {
     cache: &'a Arc<Cache>,
     mount: &'a Mount,
     pusher: &'a Arc<Pusher>,
     progress: PushProgress,
+    /// The directory that the kernel was made to list last.
+    listed: Option<PathBuf>,
     began: Instant,
     reported: Instant,
     sender: Sender<Arrival>,
@@ -176,78 +168,79 @@ struct Errand<'a> {
 }
 
 impl Errand<'_> {
-    fn run(&mut self, plan: &Plan) {
-        for (number, file) in plan.files.iter().enumerate() {
-            if !self.file(plan, number, file) {
+    fn run(&mut self, files: &[Ino]) {
+        for &ino in files {
+            if !self.file(ino) {
                 return;
             }
         }
         while self.pieces > 0 {
-            if !self.arrive(plan) {
+            if !self.arrive() {
                 return;
             }
         }
         self.tell(true);
     }
 
-    /// Sends a file on its way; whether anybody still listens.
-    fn file(&mut self, plan: &Plan, number: usize, file: &PlannedFile) -> bool {
-        let size_bytes = file.object.size_bytes;
-        // A look at the name makes the kernel know it; it asks us only if it does not.
-        let is_there = std::fs::symlink_metadata(&file.path).is_ok_and(|found| found.ino() == file.ino.0);
-        if !is_there {
+    /// Sends a file on its way, or counts why not; whether anybody still listens.
+    fn file(&mut self, ino: Ino) -> bool {
+        let Some(object) = self.cache.catalog().object(ino) else {
             self.progress.unknown_files += 1;
             return self.tell(false);
-        }
-        if self.read_ahead(file) {
+        };
+        let size_bytes = object.size_bytes;
+        if self.read_ahead(&object) {
             self.progress.backed_files += 1;
-            return self.tell(false);
-        }
-        if size_bytes == 0 {
+        } else if size_bytes == 0 {
             self.progress.pushed_files += 1;
-            return self.tell(false);
-        }
-        if !self.has_room(plan, size_bytes) {
+        } else if !self.has_room(size_bytes) {
             self.progress.over_budget_files += 1;
-            return self.tell(false);
+        } else if !self.make_known(ino) {
+            self.progress.unknown_files += 1;
+        } else {
+            return self.send_all(ino, Arc::new(object));
         }
+        self.tell(false)
+    }
+
+    fn send_all(&mut self, ino: Ino, object: Arc<Object>) -> bool {
+        let size_bytes = object.size_bytes;
         let pieces = size_bytes.div_ceil(PIECE_BYTES) as usize;
-        self.on_their_way.push(OnItsWay { number, bytes: size_bytes, pieces, worst: None });
+        self.on_their_way.push(OnItsWay { ino, object: object.clone(), pieces, worst: None });
         for offset in (0..size_bytes).step_by(PIECE_BYTES as usize) {
             while self.pieces >= IN_FLIGHT {
-                if !self.arrive(plan) {
+                if !self.arrive() {
                     return false;
                 }
             }
-            self.send(number, file, (offset, PIECE_BYTES.min(size_bytes - offset) as u32));
+            self.send(ino, &object, (offset, PIECE_BYTES.min(size_bytes - offset) as u32));
         }
         true
     }
 
-    fn send(&mut self, number: usize, file: &PlannedFile, piece: (u64, u32)) {
+    fn send(&mut self, ino: Ino, object: &Arc<Object>, piece: (u64, u32)) {
         self.pieces += 1;
         let sender = self.sender.clone();
-        self.cache.push(self.pusher, file.ino, &file.object, piece, move |outcome| {
+        self.cache.push(self.pusher, ino, object, piece, move |outcome| {
             // There is room for all that are on their way; without a receiver the errand was given up.
-            let _ = sender.send((number, piece, outcome));
+            let _ = sender.send((ino, piece, outcome));
         });
     }
 
     /// Waits for a piece that is on its way; whether anybody still listens.
-    fn arrive(&mut self, plan: &Plan) -> bool {
-        let arrived = match self.results.recv_timeout(REPORT_EVERY) {
-            Ok(arrived) => arrived,
-            Err(_) => return self.tell(false),
+    fn arrive(&mut self) -> bool {
+        let Ok((ino, piece, outcome)) = self.results.recv_timeout(REPORT_EVERY) else {
+            return self.tell(false);
         };
         self.pieces -= 1;
-        let (number, piece, outcome) = arrived;
+        let at = self.on_their_way.iter().position(|file| file.ino == ino);
+        let at = at.expect("a file stays until its last piece has come");
         if outcome == Ok(Pushed::Busy) {
             std::thread::sleep(BUSY);
-            self.send(number, &plan.files[number], piece);
+            let object = self.on_their_way[at].object.clone();
+            self.send(ino, &object, piece);
             return self.tell(false);
         }
-        let at = self.on_their_way.iter().position(|file| file.number == number);
-        let at = at.expect("a file stays until its last piece has come");
         let file = &mut self.on_their_way[at];
         file.pieces -= 1;
         if !matches!(outcome, Ok(Pushed::Stored { .. })) {
@@ -265,7 +258,7 @@ impl Errand<'_> {
         match file.worst {
             None => {
                 progress.pushed_files += 1;
-                progress.pushed_bytes += file.bytes;
+                progress.pushed_bytes += file.object.size_bytes;
             }
             Some(Ok(Pushed::OverBudget)) => progress.over_budget_files += 1,
             Some(Ok(Pushed::Unknown | Pushed::Outdated)) => progress.unknown_files += 1,
@@ -275,12 +268,13 @@ impl Errand<'_> {
 
     /// Whether the budget has room for a file beside those that are on their way. The first time that it has not, what the
     /// kernel reclaimed since it was pushed is found.
-    fn has_room(&mut self, plan: &Plan, bytes: u64) -> bool {
+    fn has_room(&mut self, bytes: u64) -> bool {
         let free = |errand: &Self| errand.pusher.budget_bytes().saturating_sub(errand.pusher.held_bytes());
-        let coming = |errand: &Self| errand.on_their_way.iter().map(|file| file.bytes).sum::<u64>();
+        let coming =
+            |errand: &Self| errand.on_their_way.iter().map(|file| file.object.size_bytes).sum::<u64>();
         // Some of what is on its way counts already: once it has arrived the budget knows exactly.
         while free(self) < coming(self) + bytes && self.pieces > 0 {
-            if !self.arrive(plan) {
+            if !self.arrive() {
                 return false;
             }
         }
@@ -304,20 +298,35 @@ impl Errand<'_> {
         }
     }
 
-    /// Has a file that the kernel reads by itself read ahead by it; whether it is such a file.
-    fn read_ahead(&self, file: &PlannedFile) -> bool {
+    /// Makes the kernel know the file: by listing its directory, if it is another than that of the file before, and by
+    /// a look at the name, which asks us only where the listing was not enough. Whether the name leads to it.
+    fn make_known(&mut self, ino: Ino) -> bool {
+        let name = self.cache.catalog().path(ino).unwrap_or_default();
+        let path = self.mount.report().mountpoint.join(Path::new(std::ffi::OsStr::from_bytes(&name)));
+        if self.listed.as_deref() != path.parent() {
+            self.listed = path.parent().map(Path::to_owned);
+            self.listed.as_deref().into_iter().for_each(list);
+        }
+        std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ino.0)
+    }
+
+    /// Has an object that the kernel reads from a local file by itself read ahead there; whether it is such an object.
+    fn read_ahead(&self, object: &Object) -> bool {
         if self.mount.report().mode != Mode::Open || self.mount.passthrough().state().is_err() {
             return false;
         }
-        let complete = self.cache.store().complete_file(&file.object.fingerprint);
+        let complete = self.cache.store().complete_file(&object.fingerprint);
         // Only a hint: a file that cannot be read ahead is read when it is wanted.
         complete.is_some_and(|complete| {
             posix_fadvise(complete.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED).is_ok()
         })
     }
 
-    /// Hands on the progress if it is time, or the last one; whether anybody still listens.
+    /// Hands on the progress if it is time, or the last one; whether anybody still listens and the mount is there.
     fn tell(&mut self, done: bool) -> bool {
+        if self.mount.is_ended() {
+            return false;
+        }
         if !done && self.reported.elapsed() < REPORT_EVERY {
             return true;
         }

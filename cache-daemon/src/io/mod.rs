@@ -105,6 +105,20 @@ impl Operation {
             "unaligned: {self:?}"
         );
     }
+
+    /// Does it by calls; what they gave, and the buffer. For engines that are not the kernel.
+    fn by<R>(
+        self,
+        read: impl FnOnce(&mut [u8], u64) -> R,
+        write: impl FnOnce(&[u8], u64) -> R,
+        sync: impl FnOnce() -> R,
+    ) -> (R, Option<Buffer>) {
+        match self {
+            Self::Read { mut buffer, len, at } => (read(&mut buffer[..len], at.0), Some(buffer)),
+            Self::Write { buffer, len, at } => (write(&buffer[..len], at.0), Some(buffer)),
+            Self::Sync => (sync(), None),
+        }
+    }
 }
 
 /// An operation that is over.

@@ -136,24 +136,15 @@ impl Drop for PsyncEngine {
 
 fn work(take: &Receiver<Job>, done: &Sender<(FileSlot, Completion)>, wakes: &Waker) {
     for job in take {
-        let (result, buffer) = perform(&job.file, job.operation);
+        let file = &job.file;
+        let (result, buffer) = job.operation.by(
+            |into, at| uninterrupted(|| file.read_at(into, at)),
+            |from, at| uninterrupted(|| file.write_at(from, at)),
+            || uninterrupted(|| file.sync_data()).map(|()| 0),
+        );
         // Never blocks: the channel has room for the whole depth. Fails when the engine is gone.
         let _ = done.try_send((job.slot, Completion { token: job.token, result, buffer }));
         wakes.wake();
-    }
-}
-
-fn perform(file: &File, operation: Operation) -> (io::Result<usize>, Option<super::Buffer>) {
-    match operation {
-        Operation::Read { mut buffer, len, at } => {
-            let result = uninterrupted(|| file.read_at(&mut buffer[..len], at.0));
-            (result, Some(buffer))
-        }
-        Operation::Write { buffer, len, at } => {
-            let result = uninterrupted(|| file.write_at(&buffer[..len], at.0));
-            (result, Some(buffer))
-        }
-        Operation::Sync => (uninterrupted(|| file.sync_data()).map(|()| 0), None),
     }
 }
 

@@ -5,3 +5,4 @@
 
 pub mod eviction;
 pub mod readahead;
+pub mod sets;

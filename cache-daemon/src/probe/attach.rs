@@ -360,7 +360,7 @@ impl Attached {
 
     /// A kernel with preemption (from 7.0 on every one) leaves a tracing program out where it interrupted the same program on
     /// this CPU: `bpf_prog_enter_recur` in kernel/bpf/trampoline.c. Rare, a run takes 70 ns, but to be told.
-    fn runs_missed(&self) -> u64 {
+    pub(super) fn runs_missed(&self) -> u64 {
         let infos = self.ebpf.programs().filter_map(|(_, program)| {
             let fd = program.fd().ok()?.as_fd().as_raw_fd();
             std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()

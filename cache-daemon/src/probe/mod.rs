@@ -121,6 +121,12 @@ impl Probes {
         self.figures.clone()
     }
 
+    /// Runs that a preemptible kernel left out so far, of all programs, from readers of this mount and of others; their accesses
+    /// are not counted.
+    pub fn runs_missed(&self) -> u64 {
+        self.attached().map_or(0, Attached::runs_missed)
+    }
+
     /// How often each program ran and for how long, while the kernel measures that: as long as somebody holds what
     /// [`Probes::measure`] gave, or with the sysctl `kernel.bpf_stats_enabled`.
     pub fn costs(&self) -> Vec<Cost> {

@@ -45,6 +45,8 @@ pub struct Shape {
     pub batch: u32,
     /// Nodes that the set is dealt to.
     pub ranks: u32,
+    /// Epochs after the present one whose order is known, if not all: a next use beyond is one that never comes.
+    pub told: Option<u32>,
     /// What everything follows from.
     pub seed: u64,
 }
@@ -123,10 +125,11 @@ impl Synthetic {
         (start + block <= u64::from(self.share)).then_some(start as u32)
     }
 
-    /// The next use of an object after epoch `epoch`.
+    /// The next use of an object after epoch `epoch`, as far as it is known.
     fn next_use(&self, epoch: u32, object: u32) -> u64 {
-        let ranks = self.shape.ranks;
-        for later in epoch + 1..self.shape.epochs {
+        let Shape { ranks, epochs, told, .. } = self.shape;
+        let end = told.map_or(epochs, |told| epochs.min(epoch.saturating_add(told).saturating_add(1)));
+        for later in epoch + 1..end {
             let position = match self.shape.order {
                 Order::Shuffle => self.epochs[later as usize].position_of(object),
                 _ => object,

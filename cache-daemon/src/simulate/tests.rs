@@ -17,6 +17,7 @@ const SHAPE: Shape = Shape {
     workers: 8,
     batch: 32,
     ranks: 1,
+    told: None,
     seed: 1,
 };
 
@@ -89,6 +90,17 @@ fn a_rank_of_eight_hits_more_if_it_knows_its_order() {
         near(ratio(PolicyKind::Belady), belady);
         near(ratio(PolicyKind::NoReplacement), frozen);
     }
+}
+
+#[test]
+fn orders_of_a_few_epochs_ahead_are_worth_most_of_all_of_them() {
+    let shape = Shape { files: 8_000, epochs: 80, ranks: 8, ..SHAPE };
+    let ratio = |told| outcome(&Shape { told, ..shape }, PolicyKind::Belady, 0.25, &settings(30)).hit_ratio();
+    let ratios = [Some(0), Some(1), Some(4), Some(16), None].map(ratio);
+    println!("{ratios:.3?}");
+    assert!(ratios.is_sorted(), "{ratios:?}");
+    // Nothing known is not replacing.
+    near(ratios[0], 0.25);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use crate::figures;
 figures! {
     /// What the cache answered, and from where.
     pub struct CacheFigures("cache") {
-        reads: Counter, "reads", "Reads that reached the cache: READ requests, and pieces of pushes.";
-        store_hits: Counter, "reads", "Parts of reads answered from the store.";
+        reads: Counter, "reads", "READ requests that reached the cache.";
+        store_hits: Counter, "reads", "Parts of reads and pushes answered from the store.";
         store_hit_bytes: Counter, "bytes", "Bytes answered from the store.";
         store_refusals: Counter, "reads", "Parts that the index had and the store could not give: fetched again.";
         landed_hits: Counter, "reads", "Parts answered from bytes that were fetched and not stored yet.";
@@ -16,7 +16,10 @@ figures! {
         fills: Counter, "fetches", "Fetches that succeeded.";
         fill_bytes: Counter, "bytes", "Bytes fetched from the origin.";
         fills_in_flight: Gauge, "fetches", "Fetches in flight now.";
-        not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full: it never replaces what it has.";
+        not_admitted: Counter, "chunks", "Chunks that were not stored because the store is full and nothing had to go for them.";
+        evicted: Counter, "objects", "Objects that the policy (--policy) gave up for others.";
+        evicted_bytes: Counter, "bytes", "What they took on disk.";
+        origin_wait_us: Counter, "us", "Time that readers waited for the origin, together.";
         failed: Counter, "fetches", "Fetches given up after retries: their readers got EIO.";
         stale: Counter, "fetches", "Fetches of a version that the origin no longer has: their readers got ESTALE.";
         store_latency: Latency, "us", "From request to answer, parts answered from the store.";

@@ -25,13 +25,15 @@ figures! {
         prefetch_wasted: Counter, "objects", "Objects fetched ahead for an epoch that ended without reading them.";
         prefetch_wasted_bytes: Counter, "bytes", "Bytes of them.";
         prefetch_unread: Gauge, "objects", "Objects fetched ahead that are still to be read.";
+        orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";
+        orders_wrong: Gauge, "orders", "Orders dropped because readers did not follow them.";
         allowance_bytes: Gauge, "bytes", "Bytes that --prefetch-hourly still allows; 0 without a limit.";
         history_bytes: Gauge, "bytes", "Memory of the history of readings.";
     }
 }
 
 /// What the planner sees and does.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlannerState {
     /// `--prefetch`.
@@ -48,4 +50,40 @@ pub struct PlannerState {
     pub set_files: u64,
     /// The epoch that it is in, from 1; 0 if nobody has read yet.
     pub epoch: u64,
+    /// The last epochs that have ended, the oldest first.
+    pub epochs: Vec<EpochState>,
+}
+
+/// An epoch that has ended, and what the mount did meanwhile.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EpochState {
+    /// Its number in its job, from 1.
+    pub epoch: u64,
+    /// The directory of its set, from the mountpoint.
+    pub set: String,
+    /// Files read.
+    pub files: u64,
+    /// Files of the set.
+    pub of_files: u64,
+    /// Bytes of the files read.
+    pub bytes: u64,
+    /// From its first reading to its last.
+    pub seconds: f64,
+    /// No file came twice.
+    pub is_exactly_once: bool,
+    /// Bytes fetched from the origin.
+    pub origin_bytes: u64,
+    /// Bytes that had to come from there: those of the files read, less what was stored when the epoch began.
+    pub bound_bytes: u64,
+    /// Bytes answered from the store.
+    pub store_bytes: u64,
+    /// Time that readers waited for the origin, together.
+    pub waited_s: f64,
+    /// Objects fetched ahead.
+    pub ahead_files: u64,
+    /// Objects fetched ahead and read.
+    pub used_files: u64,
+    /// Objects fetched ahead and not read.
+    pub wasted_files: u64,
 }

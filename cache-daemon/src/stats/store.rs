@@ -18,7 +18,7 @@ crate::figures! {
         appended_extents: Counter, "extents", "Extents written and indexed.";
         appended_bytes: Counter, "bytes", "Bytes of data in them.";
         rejected_full: Counter, "extents", "Appends refused because no segment was free.";
-        rejected_busy: Counter, "extents", "Appends refused because the queue of their volume was full.";
+        rejected_busy: Counter, "extents", "Appends refused because the queue of their volume was full or a segment was being emptied.";
         rejected_failed: Counter, "extents", "Appends that the device failed or did not finish in time.";
         rejected_out: Counter, "extents", "Appends refused because every volume was out of use or closed.";
         forgotten_extents: Counter, "extents", "Extents forgotten by command.";
@@ -30,6 +30,7 @@ crate::figures! {
         files: Gauge, "files", "Backing files: objects of --file-from bytes and more.";
         files_created: Counter, "files", "Backing files made.";
         files_completed: Counter, "files", "Backing files whose last missing chunk was written.";
+        promoted_objects: Counter, "objects", "Objects that were stored as extents and were given a file.";
         recovered_files: Counter, "files", "Backing files found when the store was opened.";
         revoked_files: Counter, "files", "Backing files removed because damage was found in them.";
         poisoned_files: Counter, "files", "Backing files removed because a sync of them failed.";

@@ -28,11 +28,13 @@ pub mod files;
 mod gate_model;
 pub mod health;
 pub mod in_flight;
+mod inbox;
 pub mod layout;
 mod lost;
 pub mod medium;
 mod open;
 mod plan;
+mod promote;
 pub mod reader;
 pub mod record;
 pub mod recovery;
@@ -101,7 +103,7 @@ type MakeSync = fn(writer::SyncDone) -> writer::Request;
 /// A block store. Dropping it closes it.
 pub struct Store {
     shared: Arc<Shared>,
-    /// One writes checkpoints, one tries places that are lost.
+    /// They write checkpoints, try places that are lost, and promote.
     helpers: Mutex<Vec<Helper>>,
 }
 

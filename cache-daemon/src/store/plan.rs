@@ -23,8 +23,10 @@ pub(super) struct Plan {
     /// Its volumes.
     pub(super) volumes: Vec<Planned>,
     /// Places that could not be opened, and why: the others go on without.
-    pub(super) lost: Vec<(Place, StoreError)>,
+    pub(super) lost: Lost,
 }
+
+type Lost = Vec<(Place, StoreError)>;
 
 /// A volume to be.
 pub(super) struct Planned {
@@ -72,7 +74,7 @@ pub(super) fn plan(config: &StoreConfig) -> Result<Plan, StoreError> {
 }
 
 /// Opens every place. One that fails is left out, if it is not the first start and others are there.
-fn find(config: &StoreConfig) -> Result<(Vec<Candidate>, Vec<(Place, StoreError)>), StoreError> {
+fn find(config: &StoreConfig) -> Result<(Vec<Candidate>, Lost), StoreError> {
     let (mut candidates, mut lost) = (Vec::new(), Vec::new());
     // Later a missing directory is a file system that is not mounted: making it would fill the one below.
     let create = config.format || !checkpoint::exists(&config.state_dir);

@@ -2,7 +2,8 @@
 //!
 //! The kernel tells nobody which pages it holds, so this is kept by what we did: a page counts from before it is stored
 //! until it was dropped or its node forgotten. What the kernel reclaims by itself counts on until a sweep
-//! (`push.rs`) finds it gone: the count errs upwards, the page cache holds at most so much.
+//! (`push.rs`) finds it gone: the count errs upwards, the page cache holds at most so much. One exception: FORGET of a lookup
+//! that lost a race is taken for FORGET of the inode, though its pages stay; it is rare, and costs that file's pages.
 //!
 //! Pure: no descriptor, no lock.
 //!

@@ -15,7 +15,7 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 
 use super::home;
-use crate::command::{cargo, target};
+use crate::command::{cargo, root, target};
 
 /// With `--target`, cargo does not apply RUSTFLAGS to build scripts and procedural macros, which cannot be static.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -34,6 +34,8 @@ pub struct Programs {
     pub tests: Vec<Built>,
     /// What cargo tells integration tests as CARGO_TARGET_TMPDIR: its path is compiled into them.
     pub target_tmp: PathBuf,
+    /// The commit that they are built from.
+    pub commit: String,
 }
 
 /// One executable.
@@ -76,8 +78,15 @@ impl Programs {
         let (tests, programs): (Vec<_>, Vec<_>) = artifacts.into_iter().partition(|(is_test, _)| *is_test);
         let strip = |all: Vec<(bool, Built)>| all.into_iter().map(|(_, built)| built);
         let programs = strip(programs).filter(|built| PROGRAMS.contains(&built.name.as_str())).collect();
-        Self { programs, tests: strip(tests).collect(), target_tmp }
+        Self { programs, tests: strip(tests).collect(), target_tmp, commit: commit() }
     }
+}
+
+/// Asked when they are built: a run takes long enough for the next commit.
+fn commit() -> String {
+    let said = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
+    let text = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
+    if text.is_empty() { "unknown".to_owned() } else { text }
 }
 
 /// Builds programs and tests; `cargo` is a command of cargo's that says what it makes.

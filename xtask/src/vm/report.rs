@@ -3,7 +3,6 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -37,11 +36,12 @@ struct Ran {
 }
 
 impl Row {
-    /// Of a kernel that ran.
-    pub fn new(wanted: &Wanted, release: &str, ended: Ended, problems: Vec<String>) -> Self {
+    /// Of a kernel that ran: its release, and the commit of our programs.
+    pub fn new(wanted: &Wanted, build: (&str, &str), ended: Ended, problems: Vec<String>) -> Self {
+        let (release, commit) = build;
         let mut ran = Ran {
             release: release.to_owned(),
-            commit: commit(),
+            commit: commit.to_owned(),
             took: ended.took,
             boot_s: None,
             facts: None,
@@ -146,12 +146,6 @@ pub fn write_docs(kernels: &[Wanted]) -> anyhow::Result<()> {
     fs::write(&path, document(&all))?;
     eprintln!("{} is written", path.display());
     Ok(())
-}
-
-fn commit() -> String {
-    let said = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
-    let text = said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default();
-    if text.is_empty() { "unknown".to_owned() } else { text }
 }
 
 const HEAD: &str = "# Kernels

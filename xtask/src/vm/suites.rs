@@ -15,6 +15,7 @@ struct Row {
     /// The same in the quick run; nothing: the suite is not in it.
     quick: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
+    /// After which it hangs. Nothing is asserted about speed: ten times of what it takes on a quiet machine.
     limit_minutes: u64,
 }
 
@@ -25,13 +26,13 @@ impl Row {
         on: Holds,
         only: &'static [&'static str],
     ) -> Self {
-        Self { name, executable, on, only, quick: &[], environment: &[], limit_minutes: 10 }
+        Self { name, executable, on, only, quick: &[], environment: &[], limit_minutes: 30 }
     }
 }
 
 const SUITES: &[Row] = &[
     Row::of("io on ext4", "cache_daemon", Holds::Ext4, &["io::"]),
-    Row { quick: &["io::conformance::uring"], ..Row::of("io on xfs", "cache_daemon", Holds::Xfs, &["io::"]) },
+    Row::of("io on xfs", "cache_daemon", Holds::Xfs, &["io::"]),
     Row::of("store on ext4", "cache_daemon", Holds::Ext4, &["store::"]),
     Row {
         quick: &["store::tests::what_is_appended", "store::tests::killed", "store::files::tests::what_is_in"],
@@ -49,8 +50,8 @@ const SUITES: &[Row] = &[
         ..Row::of("probes", "probes", Holds::Ext4, &[])
     },
     Row {
-        limit_minutes: 30,
-        quick: &["epochs::every_byte", "files::complete_shards", "files::shards", "replaced::"],
+        limit_minutes: 60,
+        quick: &["epochs::every_byte", "files::complete_shards", "replaced::an_object_replaced_under"],
         ..Row::of("e2e", "e2e", Holds::Ext4, &[])
     },
 ];

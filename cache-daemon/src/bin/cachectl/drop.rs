@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use cache_daemon::control::{Client, Dropped, Request};
+use cache_daemon::control::{Dropped, Request};
 
 use super::find::{self, Target};
 use super::{Verdict, units};
@@ -32,13 +32,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
-    let (client, path) = match &args.path {
-        Some(path) => {
-            let (cache_dir, path) = find::addressed(path, &args.target)?;
-            (Client::connect(&cache_dir)?, Some(path).filter(|path| !path.is_empty()))
-        }
-        None => (find::connect(None, &args.target)?, None),
-    };
+    let (client, path) = find::connect_about(args.path.as_deref(), &args.target)?;
     let dropped: Dropped = client.ask(&Request::Drop { path })?;
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&dropped)?)?;

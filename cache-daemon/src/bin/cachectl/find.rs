@@ -51,6 +51,13 @@ pub fn addressed(path: &Path, target: &Target) -> Result<(PathBuf, String)> {
     Ok((cache_dir, text.to_owned()))
 }
 
+/// The daemon that `path` is about, and the path in its mount; none: everything.
+pub fn connect_about(path: Option<&Path>, target: &Target) -> Result<(Client, Option<String>)> {
+    let Some(path) = path else { return Ok((connect(None, target)?, None)) };
+    let (cache_dir, relative) = addressed(path, target)?;
+    Ok((Client::connect(&cache_dir)?, Some(relative).filter(|relative| !relative.is_empty())))
+}
+
 fn at(mountpoint: &Path) -> Result<RunningDaemon> {
     let path = mountinfo::resolve(mountpoint).with_context(|| format!("{}", mountpoint.display()))?;
     if let Some(daemon) = running()?.into_iter().find(|daemon| daemon.mountpoint == path) {
@@ -80,4 +87,10 @@ fn the_one() -> Result<RunningDaemon> {
             bail!("several daemons run; name one: {}", names.join(", "))
         }
     }
+}
+
+/// `path` from the root, as text that the daemon understands wherever it was started.
+pub fn absolute(path: &Path) -> Result<String> {
+    let absolute = std::path::absolute(path)?;
+    absolute.to_str().map(str::to_owned).with_context(|| format!("{} is not UTF-8", path.display()))
 }

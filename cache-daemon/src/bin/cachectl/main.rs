@@ -10,9 +10,11 @@ use clap::{Parser, Subcommand};
 
 mod doctor;
 mod drop;
+mod epochs;
 mod find;
 mod jobs;
 mod list;
+mod order;
 mod push;
 mod simulate;
 mod stats;
@@ -22,6 +24,7 @@ mod trace;
 mod umount;
 mod units;
 mod verify;
+mod warm;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,8 @@ Examples:
   cachectl stats --watch             what the one daemon that runs is doing, every 2 seconds
   cachectl stats /mnt/data --json    one JSON object, for scripts (docs/stats.md)
   cachectl top                       who reads, and how fast
+  cachectl push /mnt/data/train      puts files into the page cache ahead of their readers
+  cachectl warm /mnt/data/train      stores all of it before it is read
   cachectl umount /mnt/data          unmounts cleanly; cleans up a dead mount
   cachectl doctor                    what is missing on this machine, and what to do
 
@@ -57,6 +62,10 @@ enum Command {
     Drop(drop::Args),
     /// Puts files into the kernel's page cache ahead of their readers.
     Push(push::Args),
+    /// Stores what is below a path before it is read.
+    Warm(warm::Args),
+    /// Tells the order in which an epoch will be read.
+    Order(order::Args),
     /// Checks this machine: what is missing, what it costs, what to do.
     Doctor(doctor::Args),
     /// Shows who reads: processes with files and bytes a second, hits and waits.
@@ -105,6 +114,8 @@ fn run(command: Command, out: &mut dyn io::Write) -> anyhow::Result<Verdict> {
         Command::Verify(args) => verify::run(&args, out),
         Command::Drop(args) => drop::run(&args, out),
         Command::Push(args) => push::run(&args, out),
+        Command::Warm(args) => warm::run(&args, out),
+        Command::Order(args) => order::run(&args, out),
         Command::Doctor(args) => doctor::run(&args, out),
         Command::Top(args) => top::run(&args, out),
         Command::Trace(args) => trace::run(&args, out),

@@ -67,6 +67,9 @@ pub struct Args {
     /// Nodes that the sampler deals the set to; what the first of them reads is simulated.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     ranks: u32,
+    /// Epochs ahead whose order belady knows; all of them if not given.
+    #[arg(long, value_name = "EPOCHS")]
+    told: Option<u32>,
     /// What everything random follows from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -172,6 +175,8 @@ struct Played {
     what: String,
     cases: Vec<Case>,
     settings: Settings,
+    /// Belady knows only so much: it is no bound.
+    told: Option<u32>,
 }
 
 impl Played {
@@ -202,7 +207,7 @@ impl Played {
         let settings =
             Settings { rules: Rules { objective, seed: args.seed }, model, from_epoch: from_epoch - 1 };
         let cases = cache_sizes(args).into_iter().flat_map(of_size).collect();
-        Ok(Self { trace, what, cases, settings })
+        Ok(Self { trace, what, cases, settings, told: args.told })
     }
 
     /// Runs all cases, and shows how far they are if that takes long.
@@ -238,6 +243,9 @@ impl Played {
     fn bound_bytes(&self, case: &Case, outcomes: &[Outcome]) -> Option<u64> {
         if self.trace.is_exactly_once() && self.settings.from_epoch > 0 {
             return Some(run::bound_bytes(self.trace.data_set_bytes(), case.cache_bytes, self.epochs()));
+        }
+        if self.told.is_some() {
+            return None;
         }
         let best = |other: &Case| other.policy == PolicyKind::Belady && other.cache_bytes == case.cache_bytes;
         let number = self.cases.iter().position(best)?;
@@ -361,6 +369,7 @@ fn trace(args: &Args) -> Result<(Box<dyn Trace>, String, u32)> {
         workers: args.workers,
         batch: args.batch,
         ranks: args.ranks,
+        told: args.told,
         seed: args.seed,
     });
     let what = format!(

@@ -10,13 +10,14 @@ use cache_daemon::control::{Client, Request};
 use cache_daemon::stats::snapshot::Snapshot;
 
 use super::find::{self, Target};
-use super::{Verdict, table};
+use super::{Verdict, epochs, table};
 
 const EXAMPLES: &str = "\
 Examples:
   cachectl stats                       a table of every figure
   cachectl stats /mnt/data --watch     again every 2 seconds, with rates
   cachectl stats --watch 10 --json     one JSON object a line, every 10 seconds
+  cachectl stats --epoch               the last epochs and what they cost
   cachectl stats --json | jq .ratios   for scripts; docs/stats.md tells every key
 
 Exit code: 0, or 1 if anything is degraded and --check is given, or 2 if no daemon answers.";
@@ -35,6 +36,9 @@ pub struct Args {
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
+    /// Prints the last epochs: what was read, what came from where, what was fetched ahead.
+    #[arg(long, conflicts_with_all = ["watch", "json"])]
+    epoch: bool,
     /// Exits with 1 if anything is off or slower than it could be.
     #[arg(long, conflicts_with = "watch")]
     check: bool,
@@ -45,6 +49,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     let ask = || -> Result<Snapshot> { Ok(Client::connect(&cache_dir)?.ask(&Request::Stats)?) };
     let Some(seconds) = args.watch else {
         let snapshot = ask()?;
+        if args.epoch {
+            epochs::show(out, &snapshot.planner.epochs)?;
+            return Ok(Verdict::Well);
+        }
         print(args.json, out, &snapshot, None)?;
         let problems = args.check && !snapshot.degraded.is_empty();
         return Ok(if problems { Verdict::Problems } else { Verdict::Well });

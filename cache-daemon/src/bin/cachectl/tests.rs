@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use cache_daemon::config::Limits;
 use cache_daemon::control::{
-    Answers, CacheDirLock, ControlFigures, Dropped, PushProgress, Refusal, Request, Server, VerifyProgress,
+    Answers, CacheDirLock, ControlFigures, Dropped, OrderTold, PushProgress, Refusal, Request, Server,
+    VerifyProgress, WarmProgress,
 };
 use cache_daemon::stats::snapshot::Snapshot;
 use clap::Parser;
@@ -48,6 +49,15 @@ impl Answers for StandIn {
                 let _ = item(json!(half)) && item(json!(all));
             }
             // A daemon that dies while it is asked.
+            Request::Warm { .. } => {
+                let half = WarmProgress { files: 2, passed_files: 1, ..WarmProgress::default() };
+                let full = WarmProgress { done: true, why: "the store is full".into(), ..half.clone() };
+                let _ = item(json!(half)) && item(json!(full));
+            }
+            Request::Order { path, .. } if path.ends_with("/epoch.txt") => {
+                item(json!(OrderTold { files: 3, unknown: 1, twice: 0 }));
+            }
+            Request::Order { path, .. } => return Err(Refusal(format!("{path}: no such file"))),
             Request::Ping | Request::Umount | Request::Top | Request::Trace => panic!("on purpose"),
         }
         Ok(())
@@ -127,6 +137,20 @@ fn push_exits_with_1_when_some_files_found_no_room() {
     assert!(text.contains("2 of 3 files") && text.contains("1 found no room"), "{text}");
     let (_, text) = daemon.cachectl(&["push", "a", "--json"]);
     assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
+fn warm_exits_with_1_when_not_all_is_stored_and_order_says_what_it_understood() {
+    let daemon = Daemon::new();
+    let (verdict, text) = daemon.cachectl(&["warm", "train"]);
+    assert!(
+        verdict.expect("it answers") == Verdict::Problems && text.contains("the store is full"),
+        "{text}"
+    );
+    let (_, text) = daemon.cachectl(&["order", "epoch.txt"]);
+    assert_eq!(text, "3 files in this order; 1 unknown paths, 0 named twice\n");
+    let (refused, _) = daemon.cachectl(&["order", "other.txt"]);
+    assert!(refused.is_err_and(|error| error.to_string().contains("no such file")));
 }
 
 #[test]

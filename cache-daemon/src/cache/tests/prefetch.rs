@@ -86,7 +86,11 @@ fn a_failed_fetch_ahead_is_no_readers_error() {
 #[test]
 fn memory_is_left_for_readers_and_the_end_is_not_held_up() {
     // Sixteen prefetches of 1 MiB would take all of the memory for fills.
-    let rig = Rig::limited(&[1 << 20; 20], CacheLimits { fill_bytes_max: 8 << 20 }, 64 << 20);
+    let rig = Rig::limited(
+        &[1 << 20; 20],
+        CacheLimits { fill_bytes_max: 8 << 20, ..CacheLimits::default() },
+        64 << 20,
+    );
     let prefetcher = Prefetcher::new(rig.cache.clone());
     rig.faulty.set(Faults { stall: 1.0, stall_for: Duration::from_secs(3600), ..Faults::default() });
     let commands: Vec<_> = (0..16).map(|n| rig.command(&format!("o{n}"))).collect();

@@ -58,7 +58,11 @@ impl SimEngine {
             let device = self.files.get(slot);
             let stalled = device.stalls();
             let due_ticks = self.now_ticks + device.latency_ticks(&mut self.rng);
-            let (started, buffer) = start(device, operation);
+            let (started, buffer) = operation.by(
+                |into, at| device.start_read(into, at),
+                |from, at| device.start_write(from, at),
+                || device.start_sync(),
+            );
             self.flying.push(Flying { token, slot, buffer, started, due_ticks, stalled });
         }
     }
@@ -89,16 +93,6 @@ impl SimEngine {
         let result = self.files.get(slot).finish(started);
         self.files.end(slot);
         Completion { token, result, buffer }
-    }
-}
-
-fn start(device: &SimDevice, operation: Operation) -> (Started, Option<Buffer>) {
-    match operation {
-        Operation::Read { mut buffer, len, at } => {
-            (device.start_read(&mut buffer[..len], at.0), Some(buffer))
-        }
-        Operation::Write { buffer, len, at } => (device.start_write(&buffer[..len], at.0), Some(buffer)),
-        Operation::Sync => (device.start_sync(), None),
     }
 }
 

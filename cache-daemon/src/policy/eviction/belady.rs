@@ -39,7 +39,10 @@ impl Belady {
 
 impl Order for Belady {
     fn used(&mut self, access: &Access, residents: &Residents) {
-        self.note(access, residents);
+        // An entry that says the same is in the heap already, and would survive its cleaning twice.
+        if self.next_use[access.object.index()] != position(access) {
+            self.note(access, residents);
+        }
     }
 
     fn admitted(&mut self, access: &Access, residents: &Residents) {

@@ -1,5 +1,6 @@
 //! What every policy promises, and that each does what its paper says: random uses against a dumb model.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
@@ -14,6 +15,8 @@ const CAPACITY_BYTES: u64 = 60;
 enum Step {
     Touch { object: u32, pattern: Pattern, after_ms: u64 },
     Forget(u32),
+    Insist(u32, Pattern),
+    Capacity(u64),
     Claim(u32, Pattern),
     Retire(u8),
     Pin(u32),
@@ -34,6 +37,8 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (object(), pattern(), prop_oneof![9 => 0u64..1000, 1 => 0u64..1 << 32])
             .prop_map(|(object, pattern, after_ms)| Step::Touch { object, pattern, after_ms }),
         2 => object().prop_map(Step::Forget),
+        1 => (object(), pattern()).prop_map(|(object, pattern)| Step::Insist(object, pattern)),
+        1 => (0..2 * CAPACITY_BYTES).prop_map(Step::Capacity),
         1 => (object(), pattern()).prop_map(|(object, pattern)| Step::Claim(object, pattern)),
         1 => (0u8..3).prop_map(Step::Retire),
         2 => object().prop_map(Step::Pin),
@@ -59,9 +64,9 @@ fn next_uses(steps: &[Step]) -> Vec<u64> {
 }
 
 /// What is in and how often it is pinned, kept a second time.
-#[derive(Default)]
 struct Model {
     resident: HashMap<u32, u32>,
+    capacity_bytes: u64,
 }
 
 impl Model {
@@ -77,7 +82,7 @@ impl Model {
             assert_eq!(pins, Some(0), "{victim:?} was not in, or pinned");
             assert_eq!(victim.size_bytes, size_bytes(victim.object.0).max(1));
         }
-        let fits = self.bytes() + size_bytes(object).max(1) <= CAPACITY_BYTES;
+        let fits = self.bytes() + size_bytes(object).max(1) <= self.capacity_bytes;
         match touched {
             Touched::Hit => {}
             Touched::Admitted => assert!(fits && self.resident.insert(object, 0).is_none()),
@@ -86,27 +91,37 @@ impl Model {
     }
 }
 
+fn access(object: u32, now_ms: u64, pattern: Pattern, next_use: u64) -> Access {
+    Access { object: ObjectNo(object), size_bytes: size_bytes(object), now_ms, pattern, next_use }
+}
+
 fn conforms(kind: PolicyKind, objective: Objective, steps: &[Step]) {
     let mut evictor = Evictor::new(kind, CAPACITY_BYTES, &Rules { objective, seed: 7 });
-    let (mut model, mut victims, mut now_ms) = (Model::default(), Vec::new(), 0);
+    let (mut model, mut victims, mut now_ms) =
+        (Model { resident: HashMap::new(), capacity_bytes: CAPACITY_BYTES }, Vec::new(), 0);
     let next_uses = next_uses(steps);
     for (position, step) in steps.iter().enumerate() {
         match *step {
             Step::Touch { object, pattern, after_ms } => {
                 now_ms += after_ms;
-                let access = Access {
-                    object: ObjectNo(object),
-                    size_bytes: size_bytes(object),
-                    now_ms,
-                    pattern,
-                    next_use: next_uses[position],
-                };
+                let access = access(object, now_ms, pattern, next_uses[position]);
                 let touched = evictor.touch(&access, &mut victims);
                 model.touched(object, touched, &victims);
             }
             Step::Forget(object) => {
                 evictor.forget(ObjectNo(object));
                 model.resident.remove(&object);
+            }
+            Step::Insist(object, pattern) => {
+                evictor.insist(&access(object, now_ms, pattern, u64::MAX));
+                if let Entry::Vacant(vacant) = model.resident.entry(object) {
+                    vacant.insert(0);
+                    model.capacity_bytes = model.capacity_bytes.max(model.bytes());
+                }
+            }
+            Step::Capacity(bytes) => {
+                evictor.set_capacity(bytes);
+                model.capacity_bytes = bytes;
             }
             Step::Claim(object, pattern) => evictor.claim(ObjectNo(object), pattern),
             Step::Retire(set) => evictor.retire(SetNo(set)),
@@ -121,7 +136,7 @@ fn conforms(kind: PolicyKind, objective: Objective, steps: &[Step]) {
         }
         let residents = evictor.residents();
         assert_eq!((residents.used_bytes(), residents.count()), (model.bytes(), model.resident.len() as u64));
-        assert!(residents.used_bytes() <= residents.capacity_bytes());
+        assert_eq!(residents.capacity_bytes(), model.capacity_bytes);
         assert!(
             (0..OBJECTS)
                 .all(|object| residents.contains(ObjectNo(object)) == model.resident.contains_key(&object))

@@ -18,7 +18,7 @@
 //! | Belady | 8 | and up to 16 an object that is in: a heap |
 //!
 //! Invariants
-//! - Never above the capacity; an object that is larger is refused.
+//! - Nobody comes in above the capacity; an object that is larger is refused.
 //! - A pinned object is never a victim.
 //! - A refusal evicts nothing.
 
@@ -180,6 +180,7 @@ impl Evictor {
             victims.push(Victim { object: victim, size_bytes: self.residents.remove(victim) });
         }
         self.residents.insert(access.object, access.size_bytes);
+        assert!(self.residents.used_bytes() <= self.residents.capacity_bytes(), "above the capacity");
         self.order.admitted(access, &self.residents);
         Touched::Admitted
     }
@@ -190,6 +191,22 @@ impl Evictor {
             self.residents.insert(object, size_bytes);
             self.order.put_back(object, &self.residents);
         }
+    }
+
+    /// Notes that an object is in whatever the policy would say: it was stored before, or the store took it. The
+    /// capacity grows if it has to.
+    pub fn insist(&mut self, access: &Access) {
+        if !self.residents.contains(access.object) {
+            let needed_bytes = self.residents.used_bytes() + access.size_bytes.max(1);
+            self.set_capacity(needed_bytes.max(self.residents.capacity_bytes()));
+            self.residents.insert(access.object, access.size_bytes);
+            self.order.admitted(access, &self.residents);
+        }
+    }
+
+    /// Sets what fits. More may be in than that; then newcomers have to make do with what they can displace.
+    pub fn set_capacity(&mut self, capacity_bytes: u64) {
+        self.residents.set_capacity(capacity_bytes);
     }
 
     /// An object is gone: dropped, replaced at the origin, damaged. Its pins go with it.

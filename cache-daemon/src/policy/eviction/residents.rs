@@ -43,7 +43,7 @@ impl Residents {
 
     /// What still fits.
     pub fn room_bytes(&self) -> u64 {
-        self.capacity_bytes - self.used_bytes
+        self.capacity_bytes.saturating_sub(self.used_bytes)
     }
 
     /// How many objects are in.
@@ -70,6 +70,15 @@ impl Residents {
         !self.pins.is_empty() && self.pins.contains_key(&object)
     }
 
+    /// Numbers that were in so far are within these.
+    pub fn objects(&self) -> std::ops::Range<u32> {
+        0..self.sizes.len() as u32
+    }
+
+    pub(super) fn set_capacity(&mut self, capacity_bytes: u64) {
+        self.capacity_bytes = capacity_bytes;
+    }
+
     pub(super) fn insert(&mut self, object: ObjectNo, size_bytes: u64) {
         assert!(object.0 < u32::MAX, "the last number is nobody's");
         let size_bytes = size_bytes.max(1);
@@ -82,7 +91,6 @@ impl Residents {
         *size = code;
         self.used_bytes += size_bytes;
         self.count += 1;
-        assert!(self.used_bytes <= self.capacity_bytes, "above the capacity");
     }
 
     pub(super) fn remove(&mut self, object: ObjectNo) -> u64 {

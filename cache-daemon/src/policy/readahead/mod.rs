@@ -5,10 +5,13 @@
 //! the store's room allow, spread over the listing (object stores slow down on consecutive names). So the first epoch of an
 //! empty cache runs at the speed of the link instead of that of a few blocking readers.
 //!
+//! An *order* that somebody told is followed instead, and a path that a user wants stored is fetched whoever reads.
+//! Within large objects, *runs* are followed.
+//!
 //! - `depth`: how many requests in flight fill the link, from measurement.
 //! - `unseen`: the order in which an unseen set is fetched.
-//! - `runs`: sequential runs within large objects.
-//! - `allowance`: the user's limit on bytes an hour.
+//! - `order`: files in a known order. `runs`: sequential runs within large objects.
+//! - `budget`: what one plan may add. `allowance`: the user's limit on bytes an hour. `failures`: when to pause.
 //! - `ledger`: what became of the objects fetched ahead.
 //!
 //! Invariants
@@ -19,8 +22,12 @@
 //! - Half a minute after its readers, it stops too.
 
 mod allowance;
+mod budget;
 mod depth;
+mod failures;
 mod ledger;
+mod order;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod unseen;
@@ -28,9 +35,14 @@ mod unseen;
 pub use allowance::Allowance;
 pub use depth::{Depth, Sample};
 pub use ledger::{Counts, Ledger};
+pub use order::{Order, Purpose, Standing};
+pub use runs::{Runs, UnitRead};
 
 use crate::access::{EpochSummary, FileNo, History, IDLE_AFTER_NS, Job, Marks, Touch, Workload};
+use budget::Budget;
+use failures::Failures;
 use unseen::UnseenSet;
+pub use unseen::spread;
 
 /// What a user wants fetched ahead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -143,12 +155,14 @@ pub struct Plan {
 /// How often plans are made while objects are fetched, in seconds: commands for twice that wait ahead of the depth.
 pub const PLAN_EVERY_S: f64 = 0.02;
 
-/// Files of a set that are looked at for one plan, and those that the store is asked about: a plan is a few milliseconds.
-const LOOKS_MAX: u32 = 16 << 10;
-const QUESTIONS_MAX: u32 = 2 << 10;
-
-/// A unit of an object counts so much at most: what the cache fetches at once.
+/// An object counts so much at least: what the cache counts for it.
 const COUNTED_BYTES_MIN: u64 = 16 << 10;
+
+/// How long an object that failed rests.
+const RETRY_AFTER_NS: u64 = 5_000_000_000;
+
+/// Orders that are followed at once, and the oldest gives way: ranks of a job on one machine have one each.
+const ORDERS_MAX: usize = 64;
 
 /// Decides what is fetched ahead.
 #[derive(Debug)]
@@ -160,26 +174,23 @@ pub struct Readahead {
     /// Asked for in this epoch, or found to be there.
     asked: Marks,
     sets: Vec<UnseenSet>,
+    orders: Vec<Order>,
+    /// When an order was told, or a file read, for the last time.
+    stirred_ns: u64,
+    wrong_orders: u64,
+    runs: Runs,
     failed: Vec<FileNo>,
     retry_ns: u64,
     failures: Failures,
 }
 
-/// Failures without a success in between, and the pause that they cost.
-#[derive(Debug, Default)]
-struct Failures {
-    in_a_row: u32,
-    pause_ns: u64,
-    until_ns: u64,
+/// What one plan is made of.
+struct Making<'a> {
+    history: &'a History,
+    is_absent: &'a mut dyn FnMut(FileNo) -> bool,
+    budget: Budget,
+    commands: Vec<Prefetch>,
 }
-
-/// So many in a row are no accident: credentials that expired, a network that is down.
-const IN_A_ROW: u32 = 16;
-
-const PAUSE_NS_MAX: u64 = 300_000_000_000;
-
-/// How long an object that failed rests.
-const RETRY_AFTER_NS: u64 = 5_000_000_000;
 
 impl Readahead {
     /// Readahead within `limits`.
@@ -191,6 +202,10 @@ impl Readahead {
             ledger: Ledger::default(),
             asked: Marks::default(),
             sets: Vec::new(),
+            orders: Vec::new(),
+            stirred_ns: 0,
+            wrong_orders: 0,
+            runs: Runs::default(),
             failed: Vec::new(),
             retry_ns: 0,
             failures: Failures::default(),
@@ -200,6 +215,46 @@ impl Readahead {
     /// A file was touched.
     pub fn touched(&mut self, history: &History, touch: &Touch) {
         self.ledger.touched(history.table(), touch.file);
+        self.stirred_ns = self.stirred_ns.max(touch.at_ns);
+        if touch.begins {
+            self.orders.iter_mut().for_each(|order| order.reading(touch.file));
+        }
+    }
+
+    /// A unit of a large object was asked for.
+    pub fn unit_read(&mut self, read: &UnitRead) {
+        if self.limits.mode == Mode::Auto {
+            self.runs.read(read);
+        }
+    }
+
+    /// Somebody told an order, or wants files stored.
+    pub fn told(&mut self, order: Order, now_ns: u64) {
+        if self.limits.mode == Mode::Off && order.purpose() == Purpose::Told {
+            return;
+        }
+        let is_replaced = |old: &Order| !order.name().is_empty() && old.name() == order.name();
+        self.orders.retain(|old| !is_replaced(old));
+        if self.orders.len() == ORDERS_MAX {
+            self.orders.remove(0);
+        }
+        self.orders.push(order);
+        self.stirred_ns = self.stirred_ns.max(now_ns);
+    }
+
+    /// Nobody wants files stored any more.
+    pub fn stop_warming(&mut self) {
+        self.orders.retain(|order| order.purpose() != Purpose::Warm);
+    }
+
+    /// How many of the files that a user wants stored were passed.
+    pub fn warmed(&self) -> Option<usize> {
+        self.orders.iter().find(|order| order.purpose() == Purpose::Warm).map(Order::passed)
+    }
+
+    /// Orders that readers did not follow.
+    pub fn wrong_orders(&self) -> u64 {
+        self.wrong_orders
     }
 
     /// A command is done.
@@ -209,20 +264,22 @@ impl Readahead {
         match outcome {
             Outcome::Failed => {
                 self.failed.push(command.file);
-                self.failures.in_a_row += 1;
+                self.failures.failed();
             }
-            Outcome::Fetched => self.failures = Failures::default(),
+            Outcome::Fetched => self.failures.succeeded(),
+            Outcome::Needless if command.unit.is_some() => self.runs.was_needless(command.file),
             Outcome::Needless => {}
         }
     }
 
-    /// An epoch has ended: what was fetched ahead for it and not read was wasted.
+    /// An epoch has ended: what was fetched ahead for it and not read was wasted, and its order is over.
     pub fn ended(&mut self, history: &History, summary: &EpochSummary) {
         let job =
             history.jobs().iter().find(|job| (job.group(), job.part()) == (summary.group, summary.part));
         if let Some(job) = job {
             self.ledger.ended(history.table(), job);
         }
+        self.orders.retain(|order| order.standing() == Standing::Unproven);
         self.asked.clear();
         self.sets.clear();
     }
@@ -241,42 +298,43 @@ impl Readahead {
     ) -> Plan {
         self.depth.observe(now.now_ns, &now.sample, now.demand_in_flight + now.commands);
         let depth = self.depth.get().saturating_sub(now.demand_in_flight).max(1);
-        let mut plan = Plan { depth, prefetch: Vec::new(), activity: Activity::Idle };
-        if self.limits.mode != Mode::Auto {
-            plan.activity = if self.limits.mode == Mode::Off { Activity::Off } else { Activity::Idle };
-            return plan;
-        }
         self.forgive(now.now_ns);
+        self.drop_orders();
         if self.failures.are_to_pause(now.now_ns) {
-            plan.activity = Activity::Failing;
-            return plan;
+            return Plan { depth, prefetch: Vec::new(), activity: Activity::Failing };
         }
-        let jobs: Vec<&Job> = history.jobs().iter().filter(|job| is_shuffling(job, now.now_ns)).collect();
-        if jobs.is_empty() {
-            return plan;
+        let allowed = self.allowance.left(now.now_ns);
+        let budget = Budget::new(&self.limits, now, (depth, self.depth.per_s()), allowed);
+        let mut making = Making { history, is_absent, budget, commands: Vec::new() };
+        let mut activity = self.make(&mut making, now.now_ns);
+        let prefetch = making.commands;
+        self.allowance.spend(now.now_ns, prefetch.iter().map(|command| command.bytes).sum());
+        if !prefetch.is_empty() || activity == Activity::Done && now.commands > 0 {
+            activity = Activity::Fetching;
         }
-        let waiting = (self.depth.per_s() * 2.0 * PLAN_EVERY_S).ceil() as u32 + 1;
-        let mut budget = Budget {
-            commands: (depth + waiting).saturating_sub(now.commands),
-            // One object may be larger than all that may wait.
-            bytes: if now.commands == 0 {
-                u64::MAX
-            } else {
-                self.limits.bytes_max.saturating_sub(now.commands_bytes)
-            },
-            bytes_max: self.limits.bytes_max,
-            room: now.room_bytes.saturating_sub(now.commands_bytes),
-            allowed: self.allowance.left(now.now_ns),
-            looks: LOOKS_MAX,
-            questions: QUESTIONS_MAX,
-        };
-        plan.activity = self.take_unseen(history, &jobs, &mut budget, is_absent, &mut plan.prefetch);
-        let bytes = plan.prefetch.iter().map(|command| command.bytes).sum();
-        self.allowance.spend(now.now_ns, bytes);
-        if plan.activity == Activity::Done && now.commands > 0 {
-            plan.activity = Activity::Fetching;
+        Plan { depth, prefetch, activity }
+    }
+
+    /// Takes from what is most urgent first: runs, orders, unseen sets.
+    fn make(&mut self, making: &mut Making<'_>, now_ns: u64) -> Activity {
+        self.take_runs(making);
+        let mut activity = if self.limits.mode == Mode::Off { Activity::Off } else { Activity::Idle };
+        let is_stirring = now_ns.saturating_sub(self.stirred_ns) < IDLE_AFTER_NS;
+        for place in 0..self.orders.len() {
+            if is_stirring || self.orders[place].purpose() == Purpose::Warm {
+                match self.take_order(making, place) {
+                    Activity::Done => activity = Activity::Done,
+                    stop => return stop,
+                }
+            }
         }
-        plan
+        let is_told = self.orders.iter().any(|order| order.standing() == Standing::Right);
+        if self.limits.mode != Mode::Auto || is_told {
+            return activity;
+        }
+        let jobs = making.history.jobs().iter();
+        let jobs: Vec<&Job> = jobs.filter(|job| is_shuffling(job, now_ns)).collect();
+        if jobs.is_empty() { activity } else { self.take_unseen(making, jobs) }
     }
 
     /// Objects that failed a while ago are tried again.
@@ -291,36 +349,77 @@ impl Readahead {
         self.sets.iter_mut().for_each(UnseenSet::begin_anew);
     }
 
-    /// Takes from the unseen sets of `jobs` in turn, as far as `budget` goes.
-    fn take_unseen(
-        &mut self,
-        history: &History,
-        jobs: &[&Job],
-        budget: &mut Budget,
-        is_absent: &mut dyn FnMut(FileNo) -> bool,
-        commands: &mut Vec<Prefetch>,
-    ) -> Activity {
-        let mut left: Vec<&Job> = jobs.to_vec();
+    /// Orders that are wrong, and those that are over.
+    fn drop_orders(&mut self) {
+        let before = self.orders.len();
+        self.orders.retain(|order| order.standing() != Standing::Wrong);
+        self.wrong_orders += (before - self.orders.len()) as u64;
+        self.orders.retain(|order| match order.purpose() {
+            Purpose::Told => !order.was_read(),
+            // Whoever waits for it is told of its end first: see `stop_warming`.
+            Purpose::Warm => true,
+        });
+    }
+
+    fn take_runs(&mut self, making: &mut Making<'_>) {
+        let wanted = self.runs.wanted();
+        while let Some(command) = wanted.pop() {
+            match making.budget.take(&command) {
+                Ok(()) => making.commands.push(command),
+                // A store that is full stays so.
+                Err(Activity::Full) => wanted.clear(),
+                Err(_) => {
+                    wanted.push(command);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes from the order at `place`; [`Activity::Done`] if it has nothing for now.
+    fn take_order(&mut self, making: &mut Making<'_>, place: usize) -> Activity {
+        let order = &mut self.orders[place];
+        while !making.budget.is_spent() {
+            let Some(file) = order.take_next() else { return Activity::Done };
+            making.budget.looks -= 1;
+            let Some(rank) = making.history.table().rank(file) else { continue };
+            making.budget.questions -= 1;
+            if !(making.is_absent)(file) {
+                continue;
+            }
+            let bytes = making.history.table().size_bytes(rank).max(COUNTED_BYTES_MIN);
+            let command = Prefetch { file, unit: None, bytes };
+            if let Err(stop) = making.budget.take(&command) {
+                order.step_back();
+                return stop;
+            }
+            self.asked.insert(file);
+            making.commands.push(command);
+        }
+        Activity::Fetching
+    }
+
+    /// Takes from the unseen sets of `jobs` in turn.
+    fn take_unseen(&mut self, making: &mut Making<'_>, mut jobs: Vec<&Job>) -> Activity {
         let mut turn = 0;
-        while !left.is_empty() {
-            turn %= left.len();
-            let job = left[turn];
-            match self.next_of(history, job, budget, is_absent) {
+        while !jobs.is_empty() {
+            turn %= jobs.len();
+            let job = jobs[turn];
+            match self.next_of(making, job) {
                 Next::Command(command) => {
-                    if let Some(stop) = budget.refuses(&command) {
+                    if let Err(stop) = making.budget.take(&command) {
                         self.set_of(job).step_back();
                         return stop;
                     }
-                    budget.take(&command);
                     self.asked.insert(command.file);
-                    commands.push(command);
+                    making.commands.push(command);
                     turn += 1;
                 }
-                Next::Nothing => drop(left.swap_remove(turn)),
+                Next::Nothing => drop(jobs.swap_remove(turn)),
                 Next::Tired => return Activity::Fetching,
             }
         }
-        if commands.is_empty() { Activity::Done } else { Activity::Fetching }
+        Activity::Done
     }
 
     fn set_of(&mut self, job: &Job) -> &mut UnseenSet {
@@ -337,27 +436,22 @@ impl Readahead {
     }
 
     /// The next file of `job`'s unseen set that is absent.
-    fn next_of(
-        &mut self,
-        history: &History,
-        job: &Job,
-        budget: &mut Budget,
-        is_absent: &mut dyn FnMut(FileNo) -> bool,
-    ) -> Next {
-        while budget.looks > 0 && budget.questions > 0 {
+    fn next_of(&mut self, making: &mut Making<'_>, job: &Job) -> Next {
+        let table = making.history.table();
+        while !making.budget.is_spent() {
             let Some(index) = self.set_of(job).next() else { return Next::Nothing };
-            budget.looks -= 1;
+            making.budget.looks -= 1;
             let rank = job.span().rank(index);
-            let file = history.table().file(rank);
+            let file = table.file(rank);
             if self.asked.contains(file) || !job.will_read(file) {
                 continue;
             }
-            budget.questions -= 1;
-            if !is_absent(file) {
+            making.budget.questions -= 1;
+            if !(making.is_absent)(file) {
                 self.asked.insert(file);
                 continue;
             }
-            let bytes = history.table().size_bytes(rank).max(COUNTED_BYTES_MIN);
+            let bytes = table.size_bytes(rank).max(COUNTED_BYTES_MIN);
             return Next::Command(Prefetch { file, unit: None, bytes });
         }
         Next::Tired
@@ -379,17 +473,6 @@ impl Readahead {
     }
 }
 
-impl Failures {
-    /// Whether to pause: longer each time that nothing came after the last pause.
-    fn are_to_pause(&mut self, now_ns: u64) -> bool {
-        if self.in_a_row >= IN_A_ROW {
-            self.pause_ns = (self.pause_ns * 2).clamp(RETRY_AFTER_NS, PAUSE_NS_MAX);
-            (self.until_ns, self.in_a_row) = (now_ns + self.pause_ns, 0);
-        }
-        now_ns < self.until_ns
-    }
-}
-
 /// Whether `job` reads shuffled epochs and goes on doing so.
 fn is_shuffling(job: &Job, now_ns: u64) -> bool {
     job.workload() == Workload::Epochs && now_ns.saturating_sub(job.last_ns()) < IDLE_AFTER_NS
@@ -402,34 +485,4 @@ enum Next {
     Nothing,
     /// Enough was looked at for one plan.
     Tired,
-}
-
-/// What one plan may add.
-struct Budget {
-    commands: u32,
-    bytes: u64,
-    bytes_max: u64,
-    room: u64,
-    allowed: u64,
-    looks: u32,
-    questions: u32,
-}
-
-impl Budget {
-    /// Why `command` cannot be given now, if it cannot.
-    fn refuses(&self, command: &Prefetch) -> Option<Activity> {
-        match () {
-            () if command.bytes > self.room => Some(Activity::Full),
-            () if command.bytes > self.allowed => Some(Activity::Capped),
-            () if self.commands == 0 || command.bytes > self.bytes => Some(Activity::Fetching),
-            () => None,
-        }
-    }
-
-    fn take(&mut self, command: &Prefetch) {
-        self.commands -= 1;
-        self.bytes = self.bytes.min(self.bytes_max).saturating_sub(command.bytes);
-        self.room -= command.bytes;
-        self.allowed -= command.bytes;
-    }
 }

@@ -152,6 +152,70 @@ fn nothing_is_fetched_that_the_user_does_not_want() {
     }
 }
 
+fn order_of(touches: &[Touch]) -> Order {
+    Order::new(Purpose::Told, touches.iter().map(|touch| touch.file))
+}
+
+#[test]
+fn a_told_order_is_fetched_in_order_before_anything_was_read() {
+    for mode in [Mode::Told, Mode::Auto] {
+        let set = Set::default();
+        let mut rig = Rig::new(&set, Limits { mode, ..LIMITS });
+        let epoch = shuffled(&set, 1, 0);
+        rig.readahead.told(order_of(&epoch), 0);
+        let mut fetched: Vec<FileNo> = Vec::new();
+        for at in 0..40 {
+            fetched.extend(rig.step().iter().map(|command| command.file));
+            rig.read(&epoch[at * 10..(at + 1) * 10]);
+        }
+        (0..100).for_each(|_| fetched.extend(rig.step().iter().map(|command| command.file)));
+        assert_eq!(fetched, epoch.iter().map(|touch| touch.file).collect::<Vec<_>>());
+        rig.read(&epoch[400..]);
+        rig.read(&shuffled(&set, 1, 1)[..500]);
+        assert_eq!((rig.readahead.counts().wasted, rig.readahead.wrong_orders()), (0, 0));
+    }
+}
+
+#[test]
+fn a_stale_order_costs_its_first_fetches_and_the_epoch_goes_on_without_it() {
+    let set = Set { files: 4_000, ..Set::default() };
+    let mut rig = Rig::new(&set, LIMITS);
+    rig.readahead.told(order_of(&shuffled(&set, 1, 7)), 0);
+    (0..50).for_each(|_| drop(rig.step()));
+    assert_eq!(rig.readahead.counts().fetched, 1_024);
+    rig.read(&shuffled(&set, 1, 0)[..400]);
+    (0..200).for_each(|_| drop(rig.step()));
+    assert_eq!(rig.readahead.wrong_orders(), 1);
+    assert_eq!(rig.stored.len(), 4_000, "as an unseen set");
+}
+
+#[test]
+fn what_a_user_wants_stored_is_fetched_whoever_reads_and_whatever_the_mode() {
+    for mode in [Mode::Off, Mode::Told, Mode::Auto] {
+        let set = Set::default();
+        let mut rig = Rig::new(&set, Limits { mode, ..LIMITS });
+        rig.now_ns = 2 * IDLE_AFTER_NS;
+        rig.readahead.told(Order::new(Purpose::Warm, set.train()), 0);
+        (0..100).for_each(|_| drop(rig.step()));
+        assert_eq!((rig.stored.len(), rig.readahead.warmed()), (2_000, Some(2_000)));
+        rig.readahead.stop_warming();
+        assert_eq!(rig.readahead.warmed(), None);
+    }
+}
+
+#[test]
+fn a_run_within_an_object_is_fetched_ahead_as_far_as_there_is_room() {
+    let set = Set::default();
+    let mut rig = Rig::new(&set, LIMITS);
+    rig.room_bytes = 13 << 20;
+    for unit in 0..6 {
+        rig.readahead.unit_read(&UnitRead { file: set.train()[3], unit, units: 100, unit_bytes: 4 << 20 });
+    }
+    let commands = rig.plan().prefetch;
+    assert_eq!(commands.len(), 3, "{commands:?}");
+    assert!(commands.iter().all(|command| command.unit.is_some() && command.bytes == 4 << 20));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(30))]
 

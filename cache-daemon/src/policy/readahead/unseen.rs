@@ -56,6 +56,12 @@ impl UnseenSet {
     }
 }
 
+/// The numbers below `count`, each once, neighbours far apart.
+pub fn spread(count: u32) -> impl Iterator<Item = u32> {
+    let stride = u64::from(stride(count));
+    (0..u64::from(count)).map(move |passed| (passed * stride % u64::from(count)) as u32)
+}
+
 /// About the golden section of `files`, without a divisor in common with it: so that the walk meets all.
 fn stride(files: u32) -> u32 {
     let golden = (f64::from(files) * 0.618_033_988_749_894_9) as u32;

@@ -4,6 +4,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Time, reader, path, size.
+type Read = (u64, u32, Vec<u8>, u64);
+
 #[derive(Clone, Debug)]
 struct Step {
     after_us: u64,
@@ -47,7 +50,7 @@ fn recorded(steps: &[Step]) -> (Vec<u8>, Vec<(u64, u32, usize)>) {
 }
 
 /// All that can be read of `bytes`: the uses with their paths, and how it ended.
-fn read(bytes: &[u8]) -> (Vec<(u64, u32, Vec<u8>, u64)>, Result<bool, TraceError>) {
+fn read(bytes: &[u8]) -> (Vec<Read>, Result<bool, TraceError>) {
     let mut uses = Vec::new();
     let mut objects: Vec<(Vec<u8>, u64)> = Vec::new();
     let mut reader = match Reader::new(bytes) {

@@ -22,8 +22,9 @@ use crate::object::CHUNK_BYTES;
 use crate::store::answer::ReadAnswer;
 use crate::store::config::Clock;
 use crate::store::in_flight::{Ended, InFlight};
+use crate::store::inbox::Inbox;
 use crate::store::layout::PAGE_BYTES;
-use crate::store::reader::{Miss, Purpose, count_miss};
+use crate::store::reader::{Miss, Purpose, count_miss, is_passing};
 use crate::store::record::BLOCK_BYTES;
 
 /// A read is made again so many times if the device gives less than was asked for, or is interrupted.
@@ -51,9 +52,7 @@ pub struct Reader {
     engine: Box<dyn Engine>,
     pool: BufferPool,
     deadline: Duration,
-    requests: Receiver<Request>,
-    /// Taken from the channel, but there was no buffer for it.
-    waiting: Option<Request>,
+    inbox: Inbox<Request>,
     /// Files and what is in flight on them, also when nobody waits any more.
     open: OpenFiles,
     on_files: HashMap<u64, Arc<BackingFile>>,
@@ -83,8 +82,7 @@ impl Reader {
             engine,
             pool,
             deadline,
-            requests,
-            waiting: None,
+            inbox: Inbox::new(requests),
             open: OpenFiles::default(),
             on_files: HashMap::new(),
             in_flight: InFlight::new(deadline),
@@ -106,7 +104,7 @@ impl Reader {
         let now = clock();
         self.open.close_gone(&mut *self.engine);
         let open = self.take_requests(now) && !self.volume.volume.is_closed();
-        if !open && self.in_flight.is_idle() && self.waiting.is_none() {
+        if !open && self.in_flight.is_idle() && self.inbox.waiting().is_none() {
             return false;
         }
         let wait = self.wait(now).min(wait);
@@ -129,16 +127,11 @@ impl Reader {
     /// Begins what can be begun: whether more can come.
     fn take_requests(&mut self, now: Instant) -> bool {
         loop {
-            let request = match self.waiting.take() {
-                Some(request) => request,
-                None => match self.requests.try_recv() {
-                    Ok(request) => {
-                        self.volume.volume.figures.reads_queued.sub(1);
-                        request
-                    }
-                    Err(TryRecvError::Empty) => return true,
-                    Err(TryRecvError::Disconnected) => return false,
-                },
+            let queued = &self.volume.volume.figures.reads_queued;
+            let request = match self.inbox.take(|_| queued.sub(1)) {
+                Ok(request) => request,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
             };
             // Nothing waits for a silent device longer than a read may take.
             let late = now.saturating_duration_since(request.asked) >= self.deadline;
@@ -146,16 +139,21 @@ impl Reader {
                 self.answer_miss(request, Miss::Failed);
             } else if request.file.is_gone() {
                 self.answer_miss(request, Miss::Absent);
-            } else if self.in_flight.len() >= self.engine.depth() {
-                self.waiting = Some(request);
-                return true;
-            } else if let Some(buffer) = self.pool.take() {
-                self.submit(Active::new(request), buffer, now);
-            } else {
-                self.waiting = Some(request);
+            } else if let Err(request) = self.begin(request, now) {
+                self.inbox.put_back(request);
                 return true;
             }
         }
+    }
+
+    /// Begins a read, or gives it back if it has to wait for a buffer.
+    fn begin(&mut self, request: Request, now: Instant) -> Result<(), Request> {
+        if self.in_flight.len() >= self.engine.depth() {
+            return Err(request);
+        }
+        let Some(buffer) = self.pool.take() else { return Err(request) };
+        self.submit(Active::new(request), buffer, now);
+        Ok(())
     }
 
     fn submit(&mut self, active: Active, buffer: Buffer, now: Instant) {
@@ -248,7 +246,7 @@ impl Reader {
     }
 
     fn wait(&self, now: Instant) -> Duration {
-        let refused = self.waiting.as_ref().map(|request| request.asked + self.deadline);
+        let refused = self.inbox.waiting().map(|request| request.asked + self.deadline);
         let next = [refused, self.in_flight.deadline()].into_iter().flatten().min();
         next.map_or(Duration::MAX, |at| at.saturating_duration_since(now))
     }
@@ -269,9 +267,4 @@ impl Active {
         let len = (self.blocks.len()).next_multiple_of(PAGE_BYTES as usize);
         Operation::Read { buffer, len, at: DeviceOffset(at) }
     }
-}
-
-/// Whether the same operation may succeed at once.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }

@@ -123,6 +123,6 @@ impl Active {
 }
 
 /// Whether the same operation may succeed at once.
-fn is_passing(error: &io::Error) -> bool {
+pub(in crate::store) fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
 }

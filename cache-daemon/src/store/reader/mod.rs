@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, TryRecvError};
 
+pub(super) use self::active::is_passing;
 use self::active::{Active, Part, Verdict};
 use super::answer::ReadAnswer;
 use super::in_flight::{Ended, InFlight};
+use super::inbox::Inbox;
 use super::layout::EXTENT_BYTES_MAX;
 use super::segments::Pin;
 use super::volume::Volume;
@@ -89,9 +91,7 @@ pub struct Reader {
     volume: Arc<Volume>,
     disk: Disk,
     deadline: Duration,
-    requests: Receiver<Request>,
-    /// Taken from the channel, but there was no buffer for it.
-    waiting: Option<Request>,
+    inbox: Inbox<Request>,
     active: HashMap<u64, Active>,
     next: u64,
     in_flight: InFlight<(u64, Part)>,
@@ -106,8 +106,7 @@ impl Reader {
             volume,
             disk,
             deadline,
-            requests,
-            waiting: None,
+            inbox: Inbox::new(requests),
             active: HashMap::new(),
             next: 0,
             in_flight: InFlight::new(deadline),
@@ -133,7 +132,7 @@ impl Reader {
     pub fn step(&mut self, clock: &super::Clock, wait: Duration) -> bool {
         let now = clock();
         let open = self.take_requests(now) && !self.volume.is_closed();
-        if !open && self.active.is_empty() && self.waiting.is_none() {
+        if !open && self.active.is_empty() && self.inbox.waiting().is_none() {
             return false;
         }
         let wait = self.wait(now).min(wait);
@@ -157,23 +156,18 @@ impl Reader {
     /// Begins what can be begun: whether more can come.
     fn take_requests(&mut self, now: Instant) -> bool {
         loop {
-            let request = match self.waiting.take() {
-                Some(request) => request,
-                None => match self.requests.try_recv() {
-                    Ok(request) => {
-                        self.volume.figures.reads_queued.sub(1);
-                        request
-                    }
-                    Err(TryRecvError::Empty) => return true,
-                    Err(TryRecvError::Disconnected) => return false,
-                },
+            let queued = &self.volume.figures.reads_queued;
+            let request = match self.inbox.take(|_| queued.sub(1)) {
+                Ok(request) => request,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
             };
             // Nothing waits for a silent device longer than a read may take.
             let late = now.saturating_duration_since(request.asked) >= self.deadline;
             if late || !self.volume.is_in() {
                 self.answer_miss(request, Miss::Failed);
             } else if let Err(request) = self.begin(request, now) {
-                self.waiting = Some(request);
+                self.inbox.put_back(request);
                 return true;
             }
         }
@@ -263,7 +257,7 @@ impl Reader {
     }
 
     fn wait(&self, now: Instant) -> Duration {
-        let refused = self.waiting.as_ref().map(|request| request.asked + self.deadline);
+        let refused = self.inbox.waiting().map(|request| request.asked + self.deadline);
         let next = [refused, self.in_flight.deadline()].into_iter().flatten().min();
         next.map_or(Duration::MAX, |at| at.saturating_duration_since(now))
     }

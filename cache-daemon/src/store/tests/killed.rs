@@ -1,5 +1,6 @@
 //! A process that is killed in the middle of everything, again and again: what is left is right, and does not grow.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
@@ -7,6 +8,10 @@ use super::super::*;
 use super::{Home, data, key};
 
 const KILLS: u64 = 6;
+/// The first of them come whenever they come; the others when there is something durable to be found.
+const KILLS_EARLY: u64 = 2;
+/// What the child prints when that is so.
+const SYNCED: &str = "a round is durable";
 const LIMIT_BYTES: u64 = 12 << 20;
 /// The child's store: its directory, and its raw device if it has one.
 const HOME: &str = "EPOCHCACHE_TEST_KILLED_HOME";
@@ -31,7 +36,8 @@ fn child() {
     let device = std::env::var_os(DEVICE);
     let place = device.map_or_else(|| Place::Directory(home.clone()), |device| Place::Device(device.into()));
     let (store, _) = Store::open(config(home, place), Arc::default()).unwrap();
-    for round in u64::from(std::process::id()).. {
+    let first = u64::from(std::process::id());
+    for round in first.. {
         for number in 0..100 {
             store.put(key(number), &data(number, len(number)));
             let other = (number * 31 + round) % 100;
@@ -41,6 +47,10 @@ fn child() {
             if (number + round).is_multiple_of(4) {
                 store.forget(&key((number * 17 + round) % 100).object, 1);
             }
+        }
+        if round == first {
+            store.sync().unwrap();
+            println!("\n{SYNCED}");
         }
     }
 }
@@ -56,13 +66,17 @@ pub(super) fn is_warm_and_right_after_kills(home: &Home) {
     let name = concat!(module_path!(), "::child").split_once("::").unwrap().1;
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name])
+            .args(["--exact", name, "--nocapture"])
             .env(HOME, path)
             .envs(device)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        std::thread::sleep(Duration::from_millis(250 + 97 * kill));
+        if kill >= KILLS_EARLY {
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(lines.any(|line| line.unwrap() == SYNCED), "it ended by itself");
+        }
+        std::thread::sleep(Duration::from_millis(97 * (kill + 1)));
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(9), "it ended by itself");
         // The pages that the process had mapped, and its ring, are gone when the place can be opened.
@@ -79,7 +93,7 @@ pub(super) fn is_warm_and_right_after_kills(home: &Home) {
             }
         }
         println!("kill {kill}: {} extents found, {whole} whole, {:?}", report.extents, report.recovery);
-        assert!(kill < 3 || whole > 20, "not warm after kill {kill}");
+        assert!(kill < KILLS_EARLY || whole > 20, "not warm after kill {kill}");
         assert!(store.usage().used_bytes <= LIMIT_BYTES);
         drop(store);
         let files = std::fs::read_dir(path).unwrap().count();

@@ -98,14 +98,14 @@ impl Model {
         let mut appended = self.rig.put(key);
         // What was forgotten is gathered, segment by segment, when somebody wants space.
         for _ in 0..LAYOUT.segments {
-            if appended == Appended::Rejected(Rejection::Full) {
+            if matches!(appended, Appended::Rejected(Rejection::Full | Rejection::Busy)) {
                 self.rig.advance(1500);
                 appended = self.rig.put(key);
             }
         }
         match appended {
             Appended::Stored => _ = self.known.insert(key, Known::Stored { durable: false }),
-            Appended::Rejected(Rejection::Full) => {
+            Appended::Rejected(Rejection::Full | Rejection::Busy) => {
                 let room = u64::from(LAYOUT.room_bytes()) * u64::from(LAYOUT.segments);
                 let live = self.rig.volume.segments.live_bytes_total();
                 prop_assert!(live > room * 2 / 5 || !self.is_reliable(), "full with {} of {}", live, room);

@@ -29,20 +29,11 @@ impl Writer {
     pub(super) fn take_requests(&mut self, now: Instant) {
         while self.syncs.is_empty() && !self.closing {
             let Some(request) = self.next_request() else { break };
-            match request {
-                Request::Append(append) => {
-                    if let Err(append) = self.append(append, now) {
-                        self.waiting = Some(append);
-                        break;
-                    }
-                }
-                Request::Sync(done) => self.syncs.push(done),
-                Request::Close(done) => {
-                    self.syncs.push(done);
-                    self.closing = true;
-                }
-                Request::Lend { count, done } => self.lend(count, done),
-                Request::TakeBack(segment) => self.allocator.take_back(segment),
+            if let Some(append) = self.obey(request)
+                && let Err(append) = self.append(append, now)
+            {
+                self.waiting = Some(append);
+                break;
             }
         }
         // Full batches went out by themselves. A part of one goes out when nothing is there to join it.
@@ -80,18 +71,25 @@ impl Writer {
                 break;
             }
             self.reject(append.done, Rejection::Failed);
-            match self.next_request() {
-                Some(Request::Append(append)) => self.waiting = Some(append),
-                Some(Request::Sync(done)) => self.syncs.push(done),
-                Some(Request::Close(done)) => {
-                    self.syncs.push(done);
-                    self.closing = true;
-                }
-                Some(Request::Lend { count, done }) => self.lend(count, done),
-                Some(Request::TakeBack(segment)) => self.allocator.take_back(segment),
-                None => break,
+            if let Some(request) = self.next_request() {
+                self.waiting = self.obey(request);
             }
         }
+    }
+
+    /// Does what is asked, or notes it; an append is given back: it may have to wait.
+    fn obey(&mut self, request: Request) -> Option<Append> {
+        match request {
+            Request::Append(append) => return Some(append),
+            Request::Sync(done) => self.syncs.push(done),
+            Request::Close(done) => {
+                self.syncs.push(done);
+                self.closing = true;
+            }
+            Request::Lend { count, done } => self.lend(count, done),
+            Request::TakeBack(segment) => self.allocator.take_back(segment),
+        }
+        None
     }
 
     /// Gives up `count` free segments. What is gained by moving is not to be lost before the move has ended.
@@ -121,11 +119,11 @@ impl Writer {
             return Ok(());
         }
         // What is gained by moving is not to be eaten up before the move has ended.
-        let space = match self.is_moving() {
-            true => Space::Full,
-            false => self.find_space(extent_bytes(append.data.len() as u32), false, now),
-        };
-        match space {
+        if self.is_moving() {
+            self.reject(append.done, Rejection::Busy);
+            return Ok(());
+        }
+        match self.find_space(extent_bytes(append.data.len() as u32), false, now) {
             Space::Ready => {
                 let Append { key, data, done, .. } = append;
                 self.pack(key, &data, Outcome::Appended(done));

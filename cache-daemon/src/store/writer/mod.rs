@@ -62,7 +62,7 @@ pub enum Rejection {
     Failed,
     /// The store is closed.
     Closed,
-    /// Too many appends wait already.
+    /// Not now: too many appends wait already, or a segment is being emptied.
     Busy,
 }
 

@@ -19,7 +19,7 @@ mod direct;
 mod worker;
 
 pub use access::Access;
-pub use worker::{Share, work};
+pub use worker::{Share, permutation, work};
 
 /// What is to be read, and how.
 #[derive(Clone, Debug)]

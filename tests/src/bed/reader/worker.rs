@@ -76,7 +76,7 @@ pub(super) fn read_share(
 }
 
 /// The order of an epoch: the same for all workers, another in each epoch.
-fn permutation(files: usize, seed: u64, epoch: u64) -> impl Iterator<Item = usize> {
+pub fn permutation(files: usize, seed: u64, epoch: u64) -> impl Iterator<Item = usize> {
     let mut order: Vec<usize> = (0..files).collect();
     order.shuffle(&mut StdRng::seed_from_u64(seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     order.into_iter()

@@ -15,6 +15,7 @@ mod plot;
 mod probes;
 mod report;
 mod row;
+mod serve;
 mod store;
 
 use row::Results;
@@ -23,7 +24,7 @@ use row::Results;
 #[derive(Parser)]
 #[command(name = "cargo xtask bench")]
 struct Arguments {
-    /// epoch, list, planner, probes, store, or report.
+    /// epoch, list, planner, probes, serve, store, or report.
     name: String,
     /// Print an object a line.
     #[arg(long)]
@@ -56,6 +57,9 @@ impl Effort {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if arguments.name == serve::WORKER {
+        return serve::work();
+    }
     let effort = Effort { quick: arguments.quick };
     let mut results = Results::new(&arguments.name, arguments.json)?;
     match arguments.name.as_str() {
@@ -63,9 +67,12 @@ fn main() -> anyhow::Result<()> {
         "list" => list::run(effort, &mut results)?,
         "planner" => planner::run(effort, &mut results)?,
         "probes" => probes::run(effort, &mut results)?,
+        "serve" => serve::run(&arguments.store.cases, effort, &mut results)?,
         "store" => store::run(&arguments.store, effort, &mut results)?,
         "report" => return report::write(),
-        unknown => bail!("no benchmark is called {unknown}: epoch, list, planner, probes, store, or report"),
+        unknown => {
+            bail!("no benchmark is called {unknown}: epoch, list, planner, probes, serve, store, or report")
+        }
     }
     // A quick run, or a part of one, must not replace numbers that somebody waited for.
     if effort.quick || !arguments.store.is_everything() { Ok(()) } else { results.keep() }

@@ -2,13 +2,15 @@
 //!
 //! A real mount and a server in a process of its own, behind a link of 125 MiB/s (a gigabit) and some delay; eight
 //! workers that check every byte. Cases: `cold_no_order` (first epoch of an empty cache, 20 ms away) and
-//! `cold_no_order_100ms`, each against the same mount with `--prefetch off`, where eight blocking readers set the pace.
+//! `cold_no_order_100ms`, each against the same mount with `--prefetch off`, where eight blocking readers set the pace; and
+//! `cold_told`, where the order is told.
 
 use std::fs;
 use std::time::Duration;
 
 use epochcache_tests::bed::data_set::Shape;
 use epochcache_tests::bed::mount::Bed;
+use epochcache_tests::bed::reader::permutation;
 use epochcache_tests::bed::s3::Weather;
 use epochcache_tests::bed::stats::Stats;
 
@@ -39,6 +41,22 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
         results.absolute(case, "of_link", "", &share, "from the first open to the last worker's end");
         cold.report(case, results);
     }
+    told(&bed, effort, results)
+}
+
+/// The same at 20 ms, with the order of the epoch told when it begins.
+fn told(bed: &Bed, effort: Effort, results: &mut Results) -> anyhow::Result<()> {
+    let case = "cold_told";
+    bed.origin.set_weather(&Weather { delay_ms: 20, bytes_per_s: LINK_BYTES_PER_S, ..Weather::default() })?;
+    let mut cold = Cold { is_told: true, ..Cold::new(bed) };
+    let runs = (0..effort.pick(3, 1)).map(|_| cold.epoch("told")).collect::<anyhow::Result<Vec<_>>>()?;
+    results.absolute(case, "throughput", "MiB/s", &runs, "20 ms away, no reference");
+    let link = (LINK_BYTES_PER_S >> 20) as f64;
+    let share: Vec<f64> = runs.iter().map(|mib_per_s| mib_per_s / link).collect();
+    results.absolute(case, "of_link", "", &share, "from the first open to the last worker's end");
+    let waited: Vec<f64> = cold.seen.iter().map(|seen| seen.waited_s).collect();
+    results.absolute(case, "waited", "s", &waited, "for the origin, eight workers together");
+    cold.report(case, results);
     Ok(())
 }
 
@@ -46,6 +64,8 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
 struct Cold<'a> {
     bed: &'a Bed,
     epoch: u64,
+    /// The order is told before each epoch.
+    is_told: bool,
     seen: Vec<Seen>,
 }
 
@@ -55,11 +75,12 @@ struct Seen {
     in_flight: f64,
     depth: f64,
     unread: f64,
+    waited_s: f64,
 }
 
 impl<'a> Cold<'a> {
     fn new(bed: &'a Bed) -> Self {
-        Self { bed, epoch: 0, seen: Vec::new() }
+        Self { bed, epoch: 0, is_told: false, seen: Vec::new() }
     }
 
     /// Mounts with nothing stored and reads an epoch; MiB a second.
@@ -73,6 +94,12 @@ impl<'a> Cold<'a> {
         warm(self.bed)?;
         self.bed.origin.reset()?;
         self.epoch += 1;
+        if self.is_told {
+            let files = &self.bed.data_set.manifest.files;
+            let order = permutation(files.len(), 1, self.epoch);
+            let text: String = order.map(|at| format!("{}\n", files[at].path)).collect();
+            fs::write(mount.path().join(".epochcache/order"), text)?;
+        }
         let report = readers.epoch(self.epoch)?;
         report.must_be_right(self.bed.files())?;
         let counters = self.bed.origin.counters()?;
@@ -86,6 +113,7 @@ impl<'a> Cold<'a> {
             in_flight: counters.gets_in_flight_mean,
             depth: stats.figure("planner_depth") as f64,
             unread: unread(&stats) as f64,
+            waited_s: stats.figure("cache_origin_wait_us") as f64 / 1e6,
         });
         drop(readers);
         mount.unmount()?;

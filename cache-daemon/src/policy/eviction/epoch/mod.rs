@@ -248,9 +248,13 @@ impl Order for Epoch {
     }
 
     fn claimed(&mut self, object: ObjectNo, pattern: Pattern, residents: &Residents) {
-        let size_bytes = size_of_resident(object, residents);
-        self.unlink(object, size_bytes);
-        self.link(object, size_bytes, Class::of(pattern));
+        let class = Class::of(pattern);
+        // Where it is already it keeps its place.
+        if self.class_of(object) != class {
+            let size_bytes = size_of_resident(object, residents);
+            self.unlink(object, size_bytes);
+            self.link(object, size_bytes, class);
+        }
     }
 
     fn retired(&mut self, set: SetNo) {

@@ -232,6 +232,17 @@ fn where_requests_are_short_small_objects_are_kept() {
 }
 
 #[test]
+fn a_claim_of_what_is_there_already_changes_nothing() {
+    let mut bench = Bench::new(PolicyKind::Epoch, 10);
+    let mut count = Count::default();
+    // Ten in the small queue, and the first of them used twice more: it goes to the main one when its turn comes.
+    (0..10).chain([0, 0]).for_each(|object| bench.read(object, 1, Pattern::General, &mut count));
+    (0..10).for_each(|object| bench.evictor.claim(ObjectNo(object), Pattern::General));
+    bench.read(10, 1, Pattern::General, &mut count);
+    assert!(bench.resident(0..1) == 1 && bench.resident(1..2) == 0);
+}
+
+#[test]
 fn what_a_restart_finds_belongs_to_the_set_that_claims_it() {
     let mut bench = Bench::new(PolicyKind::Epoch, 500);
     (0..500).for_each(|object| bench.read(object, 1, Pattern::General, &mut Count::default()));

@@ -323,6 +323,57 @@ fn with_a_kernel_thread_that_takes_submissions_files_read_the_same() {
 }
 
 #[test]
+fn what_is_stored_as_extents_gets_a_file_when_the_size_that_divides_is_lowered() {
+    let home = Home::new();
+    let config = |file_from| StoreConfig { file_from, segment_bytes: 4 << 20, ..home.config(64 * MIB) };
+    let data: Vec<Bytes> = (0..4).map(|number| object(number, 2 * MIB + 7 + number)).collect();
+    let (store, _) = home.open_as(config(u64::MAX));
+    (0..4).for_each(|number| assert_eq!(put_all(&store, number, &data[number as usize]), Appended::Stored));
+    // Of this one something is missing.
+    store.shared.residents.forget(&key(3, 1));
+    assert_eq!(store.usage().volumes[0].files, 0);
+    drop(store);
+
+    let (store, figures) = home.open_as(config(MIB));
+    store.promote((0..4).map(|number| (fingerprint(number), data[number as usize].len() as u64)).collect());
+    for number in 0..3 {
+        let complete = until("the promotion", || store.complete_file(&fingerprint(number)));
+        assert!(content(&complete) == data[number as usize]);
+    }
+    until("the last one", || (figures.promoted_objects.get() == 3).then_some(()));
+    assert!((0..3).all(|number| store.shared.residents.get(&key(number, 0)).is_none()), "not in both places");
+    assert!(store.contains(&key(3, 0)).is_some() && store.complete_file(&fingerprint(3)).is_none());
+    assert_eq!((figures.reads.get(), figures.hits.get()), (0, 0), "nobody has read");
+    assert!(home.blocks_bytes() <= 64 * MIB);
+    drop(store);
+    let (store, _) = home.open_as(config(MIB));
+    for (number, data) in (0..3).zip(&data) {
+        (0..3).for_each(|chunk| assert!(get_all(&store, number, chunk).unwrap() == chunk_of(data, chunk)));
+    }
+}
+
+#[test]
+fn what_finds_no_space_for_a_file_stays_as_it_is_and_is_served() {
+    let home = Home::new();
+    let config = |file_from| StoreConfig { file_from, segment_bytes: 4 << 20, ..home.config(24 * MIB) };
+    let (store, _) = home.open_as(config(u64::MAX));
+    let stored: Vec<u64> =
+        (0..).take_while(|n| put_all(&store, *n, &object(*n, 2 * MIB)) == Appended::Stored).collect();
+    drop(store);
+    let (store, figures) = home.open_as(config(MIB));
+    store.promote(stored.iter().map(|number| (fingerprint(*number), 2 * MIB)).collect());
+    for number in &stored {
+        for chunk in [0, 1] {
+            let got = get_all(&store, *number, chunk).unwrap();
+            assert!(got == chunk_of(&object(*number, 2 * MIB), chunk));
+        }
+    }
+    store.close();
+    assert!(stored.len() > 3 && figures.promoted_objects.get() < stored.len() as u64);
+    assert!(home.blocks_bytes() <= 24 * MIB);
+}
+
+#[test]
 fn the_size_that_divides_is_configurable_down_to_zero_and_on_both_sides_it_reads_the_same() {
     let home = Home::new();
     for (file_from, files) in [(0, 4), (100_000, 2), (u64::MAX, 0)] {

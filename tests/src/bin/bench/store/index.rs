@@ -17,6 +17,9 @@ use crate::machine::{self, Forget};
 /// The names of the cases.
 pub const NAMES: [&str; 2] = ["index", "recovery"];
 
+/// Where it is measured.
+pub const MEDIUM: &str = "ext4";
+
 /// Data of each object of `recovery`: with its header a page on disk.
 const OBJECT_BYTES: u64 = 3900;
 

@@ -21,14 +21,14 @@ use super::fio::Region;
 use super::media::Spot;
 use super::objects::{Objects, scrambled};
 
-/// Bytes of appends in flight at most: less than the store's bound, beyond which it refuses.
-const IN_FLIGHT_MAX: u64 = 32 << 20;
+/// Bytes of appends in flight at most: the store's bound, beyond which it refuses.
+const IN_FLIGHT_MAX: u64 = 64 << 20;
 
 /// Each append counts as so many at least: the store's queue is bounded in requests too.
 const APPEND_BYTES_MIN: u64 = IN_FLIGHT_MAX / 512;
 
 /// Those that ask are woken when so few are left: not once for each answer.
-const IN_FLIGHT_LOW: u64 = 16 << 20;
+const IN_FLIGHT_LOW: u64 = 32 << 20;
 
 /// Longer than the store waits for a device.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -265,7 +265,7 @@ impl Plan {
         let item = match self.order {
             Order::Stored => chunk % objects.items(),
             Order::Random { seed } => {
-                let object = scrambled(chunk / objects.chunks() ^ seed << 40) % objects.objects();
+                let object = scrambled((chunk / objects.chunks()) ^ (seed << 40)) % objects.objects();
                 object * objects.chunks() + chunk % objects.chunks()
             }
         };
@@ -306,7 +306,7 @@ impl Appends {
         if let Appended::Rejected(why) = appended {
             state.rejected.get_or_insert(why);
         }
-        if state.bytes <= IN_FLIGHT_LOW && state.bytes + bytes > IN_FLIGHT_LOW || state.bytes == 0 {
+        if (state.bytes <= IN_FLIGHT_LOW && state.bytes + bytes > IN_FLIGHT_LOW) || state.bytes == 0 {
             self.fewer.notify_one();
         }
     }

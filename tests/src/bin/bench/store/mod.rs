@@ -23,9 +23,9 @@ mod fills;
 mod fio;
 mod index;
 mod load;
-mod media;
+pub mod media;
 mod objects;
-mod progress;
+pub mod progress;
 mod reads;
 
 use self::media::Medium;
@@ -35,7 +35,7 @@ use crate::{Effort, Results};
 /// What `store` alone can be told.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// store: only cases whose names begin with one of these, separated by commas.
+    /// store, serve: only cases whose names begin with one of these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub cases: Vec<String>,
     /// store: only these of ext4, xfs, raw.
@@ -80,11 +80,10 @@ impl Options {
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// The first Ctrl-C asks for the end, the second one is the end.
-    fn on_signals() -> anyhow::Result<Self> {
+    /// Ctrl-C asks for the end, however often: whoever cannot wait for the cleaning up has Ctrl-\.
+    pub fn on_signals() -> anyhow::Result<Self> {
         let stop = Self::default();
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, stop.0.clone())?;
             signal_hook::flag::register(signal, stop.0.clone())?;
         }
         Ok(stop)
@@ -153,8 +152,10 @@ impl Bench<'_> {
             self.results.on(medium.name());
             reads::run(self, &medium)?;
             fills::run(self, &medium)?;
-            if medium.name() == "ext4" {
+            if name == files::MEDIUM {
                 files::run(self, &medium)?;
+            }
+            if name == index::MEDIUM {
                 index::run(self, &medium)?;
             }
         }
@@ -163,8 +164,10 @@ impl Bench<'_> {
 
     fn wants_some_case_on(&self, medium: &str) -> bool {
         let mut cases = [reads::names(), fills::names()].concat();
-        if medium == "ext4" {
+        if medium == files::MEDIUM {
             cases.extend(files::names());
+        }
+        if medium == index::MEDIUM {
             cases.extend(index::NAMES);
         }
         cases.iter().any(|case| self.options.wants_case(case))

@@ -70,7 +70,7 @@ pub fn run(bench: &mut Bench<'_>, medium: &Medium) -> anyhow::Result<()> {
         if !bench.begins(case.name)? {
             continue;
         }
-        if !filled.as_ref().is_some_and(|filled| filled.objects.object_bytes(0) == case.object_bytes) {
+        if filled.as_ref().is_none_or(|filled| filled.objects.object_bytes(0) != case.object_bytes) {
             filled.take().map_or(Ok(()), Filled::clear)?;
             bench.progress.say(&format!("{}: filling for {}", medium.name(), case.name));
             let total = bench.effort.pick(2 << 30, 96 << 20);

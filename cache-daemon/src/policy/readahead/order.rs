@@ -1,0 +1,230 @@
+//! Orders: files in the order in which they will be read, because somebody said so.
+//!
+//! A training script tells the order of its epoch, or a user asks for a path to be fetched (`cachectl warm`). A told
+//! order is believed at first, for [`UNPROVEN_MAX`] files ahead, and held against the first readings: if fewer than half
+//! come about when it says, it is of another epoch or another job, and is dropped. What it cost are those fetches.
+
+use crate::access::FileNo;
+
+/// Readings of an order's files that prove it, or refute it.
+const PROOF: u32 = 32;
+
+/// Readings of other files that refute it, if hardly any of its own come. Ranks of a job have an order each.
+const OTHERS_MAX: u32 = 1_024;
+
+/// Files ahead of the readers before the order is proven.
+const UNPROVEN_MAX: usize = 1_024;
+
+/// How far a reading may be from its place, as a part of the order, and at least: workers read batches side by side.
+const OFF_SHARE: usize = 8;
+const OFF_MIN: usize = 64;
+const OFF_MAX: usize = 4_096;
+
+const NONE: u32 = u32::MAX;
+
+/// What an order is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// Readers will read in it.
+    Told,
+    /// To have the files stored, whoever reads them.
+    Warm,
+}
+
+/// What is known of a told order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Too few readings to tell.
+    Unproven,
+    /// Readers follow it.
+    Right,
+    /// They do not.
+    Wrong,
+}
+
+/// Files in order.
+#[derive(Clone, Debug)]
+pub struct Order {
+    purpose: Purpose,
+    /// Whose it is; empty if that does not matter.
+    name: String,
+    files: Vec<FileNo>,
+    /// The place of each file, by its number.
+    places: Vec<u32>,
+    /// The next one to be fetched.
+    next: usize,
+    /// Files of it that were read since it was told.
+    read: u32,
+    as_told: u32,
+    others: u32,
+    standing: Standing,
+}
+
+impl Order {
+    /// These files, each once: what comes again is left out.
+    pub fn new(purpose: Purpose, told: impl IntoIterator<Item = FileNo>) -> Self {
+        let (mut files, mut places) = (Vec::new(), Vec::new());
+        for file in told {
+            let number = file.0 as usize;
+            if number >= places.len() {
+                places.resize((number + 1).max(places.len() * 3 / 2), NONE);
+            }
+            if places[number] == NONE {
+                places[number] = files.len() as u32;
+                files.push(file);
+            }
+        }
+        let standing = Standing::Unproven;
+        Self {
+            purpose,
+            name: String::new(),
+            files,
+            places,
+            next: 0,
+            read: 0,
+            as_told: 0,
+            others: 0,
+            standing,
+        }
+    }
+
+    /// The same files, to be stored whoever reads them.
+    pub fn to_warm(mut self) -> Self {
+        self.purpose = Purpose::Warm;
+        self
+    }
+
+    /// The files.
+    pub fn files(&self) -> &[FileNo] {
+        &self.files
+    }
+
+    /// The same as that of `name`: another of the same name takes its place.
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Whose it is.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is for.
+    pub fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// How many files it has.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// A reader began to read `file`.
+    pub fn reading(&mut self, file: FileNo) {
+        if self.purpose == Purpose::Warm {
+            return;
+        }
+        match self.places.get(file.0 as usize).filter(|&&place| place != NONE) {
+            Some(&place) => {
+                let off = (self.files.len() / OFF_SHARE).clamp(OFF_MIN, OFF_MAX);
+                self.as_told += u32::from((place as usize).abs_diff(self.read as usize) <= off);
+                self.read += 1;
+            }
+            // Of another job, or of what this order does not speak of.
+            None => self.others += 1,
+        }
+        if self.standing == Standing::Unproven && (self.read >= PROOF || self.others >= OTHERS_MAX) {
+            let is_right = self.read >= PROOF && self.as_told * 2 >= self.read;
+            self.standing = if is_right { Standing::Right } else { Standing::Wrong };
+        }
+    }
+
+    /// What is known of it.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// The next file to be fetched; none for now, or for good if [`Order::is_done`].
+    pub fn take_next(&mut self) -> Option<FileNo> {
+        let is_far_ahead = self.purpose == Purpose::Told
+            && self.standing == Standing::Unproven
+            && self.next >= self.read as usize + UNPROVEN_MAX;
+        if is_far_ahead {
+            return None;
+        }
+        let file = self.files.get(self.next).copied()?;
+        self.next += 1;
+        Some(file)
+    }
+
+    /// The last file again: it could not be taken.
+    pub fn step_back(&mut self) {
+        self.next -= 1;
+    }
+
+    /// Whether the readers are through with it, all but a few.
+    pub fn was_read(&self) -> bool {
+        self.read as usize >= self.files.len() - self.files.len() / 20
+    }
+
+    /// How many files were passed.
+    pub fn passed(&self) -> usize {
+        self.next
+    }
+
+    /// Whether all of it was passed.
+    pub fn is_done(&self) -> bool {
+        self.next == self.files.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::access::workload::{Set, jumbled, shuffled};
+
+    fn told(epoch: u64, files: u32) -> Order {
+        let set = Set { files, ..Set::default() };
+        Order::new(Purpose::Told, shuffled(&set, 1, epoch).into_iter().map(|touch| touch.file))
+    }
+
+    proptest! {
+        #[test]
+        fn a_right_order_is_known_in_spite_of_workers_and_another_epochs_is_not(
+            files in 2_000_u32..20_000, ahead in 0_usize..200, seed: u64,
+        ) {
+            let set = Set { files, ..Set::default() };
+            let readings = jumbled(&shuffled(&set, 1, 0), ahead, seed);
+            let (mut right, mut stale) = (told(0, files), told(1, files));
+            for touch in readings.iter().take(64) {
+                right.reading(touch.file);
+                stale.reading(touch.file);
+            }
+            prop_assert_eq!((right.standing(), stale.standing()), (Standing::Right, Standing::Wrong));
+        }
+    }
+
+    #[test]
+    fn before_it_is_proven_an_order_costs_a_thousand_fetches() {
+        let mut order = told(0, 5_000);
+        assert_eq!(std::iter::from_fn(|| order.take_next()).count(), UNPROVEN_MAX);
+        let set = Set { files: 5_000, ..Set::default() };
+        shuffled(&set, 1, 0).iter().take(64).for_each(|touch| order.reading(touch.file));
+        assert_eq!(std::iter::from_fn(|| order.take_next()).count(), 5_000 - UNPROVEN_MAX);
+        assert!(order.is_done());
+    }
+
+    #[test]
+    fn what_comes_twice_is_fetched_once() {
+        let order = Order::new(Purpose::Warm, [3, 1, 3, 2, 1].map(FileNo));
+        assert_eq!(order.files, [3, 1, 2].map(FileNo));
+    }
+}

@@ -1,0 +1,119 @@
+//! Orders told by training scripts: followed, refused, and never in a listing.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use epochcache_tests::bed::data_set::{Sample, Shape};
+use epochcache_tests::bed::mount::{Bed, Mount, PATIENCE, cachectl};
+use epochcache_tests::bed::programs::wait_until;
+use epochcache_tests::bed::reader::permutation;
+use epochcache_tests::bed::s3::{Kind, Weather};
+
+use crate::{Outcome, needs_fuse};
+
+/// The files in an order of their own, and its text.
+fn order(bed: &Bed, seed: usize) -> (Vec<&Sample>, String) {
+    let files = &bed.data_set.manifest.files;
+    // 7 has no divisor in common with the numbers of files here.
+    let ordered: Vec<&Sample> = (0..files.len()).map(|at| &files[(at * 7 + seed) % files.len()]).collect();
+    let text = ordered.iter().map(|file| format!("{}\n", file.path)).collect();
+    (ordered, text)
+}
+
+fn fetched_ahead(mount: &Mount, files: u64) -> anyhow::Result<()> {
+    let what = format!("{files} files are fetched ahead");
+    wait_until(PATIENCE, &what, || Ok(mount.stats()?.figure("planner_prefetched") >= files))
+}
+
+#[test]
+fn an_order_left_in_the_control_directory_is_fetched_in_its_order_before_anything_is_read() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(600), &Weather { delay_ms: 5, ..Weather::default() })?;
+    let mount = bed.mount(&["--prefetch", "told", "--origin-requests", "16"])?;
+    let names: Vec<_> =
+        fs::read_dir(mount.path())?.map(|entry| entry.map(|entry| entry.file_name())).collect();
+    assert!(names.iter().flatten().all(|name| name != ".epochcache"), "it is found, never listed");
+
+    bed.origin.reset()?;
+    let (ordered, text) = order(&bed, 3);
+    let directory = mount.path().join(".epochcache");
+    fs::write(directory.join("order-rank0"), text)?;
+    fetched_ahead(&mount, 600)?;
+    assert!(!directory.join("order-rank0").exists(), "it was taken");
+    let log = bed.origin.log()?;
+    let gets: Vec<&str> =
+        log.iter().filter(|logged| logged.kind == Kind::Get).map(|logged| logged.target.as_str()).collect();
+    assert_eq!(gets.len(), 600);
+    for (at, target) in gets.iter().enumerate() {
+        let path = target.split('?').next().unwrap_or_default();
+        let place = ordered.iter().position(|file| path.ends_with(&file.path)).expect("it is in the order");
+        assert!(place.abs_diff(at) <= 32, "{path} is number {place} and came as number {at}");
+    }
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    assert_eq!(bed.origin.counters()?.get, 600);
+    Ok(())
+}
+
+#[test]
+fn orders_that_cannot_be_are_refused_with_a_line_in_the_log_and_the_mount_goes_on() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(50), &Weather::default())?;
+    let mount = bed.mount(&[])?;
+    let directory = fs::canonicalize(mount.path().join(".epochcache"))?;
+    let write = |name: &str, text: &str| fs::write(directory.join(name), text);
+    write("order-nonsense", "no/such/file\n../../etc/passwd\n/\n\n")?;
+    write("order-bytes", "\u{0}\u{1}\n")?;
+    nix::unistd::mkfifo(&directory.join("pipe"), nix::sys::stat::Mode::S_IRWXU)?;
+    fs::rename(directory.join("pipe"), directory.join("order-pipe"))?;
+    std::os::unix::fs::symlink("/etc/passwd", directory.join("link"))?;
+    fs::rename(directory.join("link"), directory.join("order-link"))?;
+    write("other-name", "not an order\n")?;
+    wait_until(PATIENCE, "four orders are refused", || {
+        Ok(mount.log().matches("an order was refused").count() == 4)
+    })?;
+    assert!(Path::new(&directory).join("other-name").exists(), "it is somebody else's");
+
+    let bad = bed.home().join("bad.txt");
+    fs::write(&bad, "x\n")?;
+    let said = cachectl(&["order", &bad.to_string_lossy(), "--mount"], mount.path())?;
+    assert!(said.status.code() == Some(2) && said.err.contains("0 of its 1 paths"), "{said:?}");
+    let good = bed.home().join("good.txt");
+    fs::write(&good, order(&bed, 0).1)?;
+    let said = cachectl(&["order", &good.to_string_lossy(), "--mount"], mount.path())?;
+    assert!(said.status.success() && said.out.starts_with("50 files"), "{said:?}");
+    fetched_ahead(&mount, 50)?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())
+}
+
+#[test]
+fn an_order_that_the_readers_follow_is_followed_to_its_end() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(2_000), &Weather { delay_ms: 5, ..Weather::default() })?;
+    let mount = bed.mount(&["--prefetch", "told"])?;
+    let files = &bed.data_set.manifest.files;
+    // More than is believed before the first readings bear it out.
+    let text: String = permutation(files.len(), 1, 1).map(|at| format!("{}\n", files[at].path)).collect();
+    fs::write(mount.path().join(".epochcache/order"), text)?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    std::thread::sleep(Duration::from_secs(1));
+    let stats = mount.stats()?;
+    assert_eq!(stats.figure("planner_orders_wrong"), 0);
+    assert!(stats.figure("planner_prefetched") > 1_200, "{}", stats.figure("planner_prefetched"));
+    assert_eq!(bed.origin.counters()?.get, 2_000);
+    Ok(())
+}
+
+#[test]
+fn an_order_that_the_readers_do_not_follow_is_dropped() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(1_000), &Weather { delay_ms: 5, ..Weather::default() })?;
+    let mount = bed.mount(&["--prefetch", "told"])?;
+    let (_, text) = order(&bed, 3);
+    fs::write(mount.path().join(".epochcache/order"), text)?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    std::thread::sleep(Duration::from_secs(1));
+    let stats = mount.stats()?;
+    assert_eq!((stats.figure("planner_orders_told"), stats.figure("planner_orders_wrong")), (1, 1));
+    Ok(())
+}
