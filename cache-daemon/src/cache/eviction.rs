@@ -164,10 +164,11 @@ impl Cache {
     pub(super) fn make_room(&self, ino: Ino, object: &Object) {
         for victim in self.eviction.victims_for(ino, object) {
             // What the catalog no longer has is forgotten with the rest of what the data set lost.
-            let Some(object) = self.catalog.object(self::ino(victim.object)) else { continue };
+            let gone = self::ino(victim.object);
+            let Some(object) = self.catalog.object(gone) else { continue };
             self.store.forget(&object.fingerprint, object.chunks());
+            self.journal.note(gone, 0, victim.size_bytes, Deed::Evicted);
             self.figures.evicted.increment();
-            self.journal.note(self::ino(victim.object), 0, victim.size_bytes, Deed::Evicted);
             self.figures.evicted_bytes.add(victim.size_bytes);
         }
     }
