@@ -35,6 +35,9 @@ pub use self::worker::NAME as WORKER;
 
 const REFERENCE: &str = "ext4";
 
+/// Numbers of readers for which latencies, switches and requests are told too: they hardly depend on it.
+const DETAILED: [usize; 3] = [2, 4, 20];
+
 /// What the kernel forgets before a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Before {
@@ -212,15 +215,18 @@ impl Bench<'_> {
                 results.pairs(name, "throughput", "MiB/s", reference, &rate, note);
             }
         }
+        if !matches!(case.work, Work::Opens(_)) {
+            let cpu = Pairs::of(runs, Run::cpu_s_per_gib);
+            results.pairs(name, "cpu_s_per_gib", "s", reference, &cpu, "readers and daemon");
+        }
+        if !DETAILED.contains(&count) {
+            return;
+        }
         if per_file {
             for (metric, share) in [("latency_p50", 0.5), ("latency_p99", 0.99)] {
                 let latency = Pairs::of(runs, |run| run.latency_us(share));
                 results.pairs(name, metric, "us", reference, &latency, "");
             }
-        }
-        if !matches!(case.work, Work::Opens(_)) {
-            let cpu = Pairs::of(runs, Run::cpu_s_per_gib);
-            results.pairs(name, "cpu_s_per_gib", "s", reference, &cpu, "readers and daemon");
         }
         let unit = if per_file { "file" } else { "mib" };
         let switches = Pairs::of(runs, |run| per(run, run.switches()));
