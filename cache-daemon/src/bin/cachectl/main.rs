@@ -15,6 +15,7 @@ mod find;
 mod jobs;
 mod list;
 mod order;
+mod progress;
 mod push;
 mod simulate;
 mod stats;

@@ -1,12 +1,13 @@
 //! `cachectl push`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cache_daemon::control::{Client, PushProgress, Request};
 
 use super::find::{self, Target};
+use super::progress::follow;
 use super::{Verdict, units};
 
 const EXAMPLES: &str = "\
@@ -35,39 +36,8 @@ pub struct Args {
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     let (client, paths) = addressed(args)?;
-    let terminal = std::io::stdout().is_terminal();
-    let mut last = None;
-    let mut failed: Option<anyhow::Error> = None;
-    client.stream(&Request::Push { paths }, |item| {
-        let mut shown = || -> Result<PushProgress> {
-            let progress: PushProgress =
-                serde_json::from_value(item.clone()).context("the daemon's answer makes no sense")?;
-            match () {
-                () if args.json => writeln!(out, "{item}")?,
-                () if progress.done => {}
-                () if terminal => write!(out, "\r\x1b[K{}", line(&progress))?,
-                () => {}
-            }
-            out.flush()?;
-            Ok(progress)
-        };
-        match shown() {
-            Ok(progress) => last = Some(progress),
-            Err(error) => failed = Some(error),
-        }
-        failed.is_none()
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let Some(last) = last.filter(|progress| progress.done) else {
-        bail!("the daemon ended before it was done")
-    };
+    let last: PushProgress = follow(client, &Request::Push { paths }, args.json, out, &line)?;
     if !args.json {
-        if terminal {
-            write!(out, "\r\x1b[K")?;
-        }
-        writeln!(out, "{}", line(&last))?;
         left_out(out, &last)?;
     }
     let all = last.pushed_files + last.backed_files == last.total_files;

@@ -1,12 +1,13 @@
 //! `cachectl verify`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use cache_daemon::control::{Request, VerifyProgress};
 
 use super::find::{self, Target};
+use super::progress::follow;
 use super::{Verdict, units};
 
 const EXAMPLES: &str = "\
@@ -43,40 +44,7 @@ fn rate(text: &str) -> Result<u64, String> {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     let client = find::connect(args.mountpoint.as_deref(), &args.target)?;
     let request = Request::Verify { rate_bytes_per_s: args.rate };
-    let terminal = std::io::stdout().is_terminal();
-    let mut last = None;
-    let mut failed: Option<anyhow::Error> = None;
-    client.stream(&request, |item| {
-        let mut shown = || -> Result<VerifyProgress> {
-            let progress: VerifyProgress =
-                serde_json::from_value(item.clone()).context("the daemon's answer makes no sense")?;
-            match () {
-                () if args.json => writeln!(out, "{item}")?,
-                () if progress.done => {}
-                () if terminal => write!(out, "\r\x1b[K{}", line(&progress))?,
-                () => {}
-            }
-            out.flush()?;
-            Ok(progress)
-        };
-        match shown() {
-            Ok(progress) => last = Some(progress),
-            Err(error) => failed = Some(error),
-        }
-        failed.is_none()
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let Some(last) = last.filter(|progress| progress.done) else {
-        bail!("the daemon ended before it was done")
-    };
-    if !args.json {
-        if terminal {
-            write!(out, "\r\x1b[K")?;
-        }
-        writeln!(out, "{}", line(&last))?;
-    }
+    let last: VerifyProgress = follow(client, &request, args.json, out, &line)?;
     Ok(if last.bad_extents > 0 { Verdict::Problems } else { Verdict::Well })
 }
 

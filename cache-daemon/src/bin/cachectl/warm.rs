@@ -1,13 +1,14 @@
 //! `cachectl warm`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use cache_daemon::control::{Request, WarmProgress};
 
 use super::find::{self, Target};
+use super::progress::follow;
 use super::{Verdict, units};
 
 const EXAMPLES: &str = "\
@@ -39,38 +40,9 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     let (client, path) = find::connect_about(args.path.as_deref(), &args.target)?;
     let order = args.order.as_deref().map(find::absolute).transpose()?;
-    let terminal = std::io::stdout().is_terminal();
-    let (began, mut last, mut failed) = (Instant::now(), None, None);
-    client.stream(&Request::Warm { path, order }, |item| {
-        let mut shown = || -> Result<WarmProgress> {
-            let progress: WarmProgress =
-                serde_json::from_value(item.clone()).context("the daemon's answer makes no sense")?;
-            if args.json {
-                writeln!(out, "{item}")?;
-            } else if terminal && !progress.done {
-                write!(out, "\r\x1b[K{}", line(&progress, began.elapsed().as_secs_f64()))?;
-            }
-            out.flush()?;
-            Ok(progress)
-        };
-        match shown() {
-            Ok(progress) => last = Some(progress),
-            Err(error) => failed = Some(error),
-        }
-        failed.is_none()
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let Some(last) = last.filter(|progress| progress.done) else {
-        bail!("the daemon ended before it was done")
-    };
-    if !args.json {
-        if terminal {
-            write!(out, "\r\x1b[K")?;
-        }
-        writeln!(out, "{}", line(&last, began.elapsed().as_secs_f64()))?;
-    }
+    let began = Instant::now();
+    let line = |progress: &WarmProgress| line(progress, began.elapsed().as_secs_f64());
+    let last = follow(client, &Request::Warm { path, order }, args.json, out, &line)?;
     let is_all = last.failed == 0 && last.passed_files == last.files;
     Ok(if is_all { Verdict::Well } else { Verdict::Problems })
 }
