@@ -58,15 +58,7 @@ fn from_proc(tgid: u32) -> ReaderRow {
         tgid,
         command: read("comm").trim().to_owned(),
         cgroup: cgroup.map_or(0, |group| group.ino()),
-        threads: 0,
-        files: 0,
-        reads: 0,
-        faults: 0,
-        bytes: 0,
-        requests: 0,
-        asked_bytes: 0,
-        waited_us: 0,
-        touched_ns: 0,
+        ..ReaderRow::default()
     }
 }
 

@@ -6,7 +6,7 @@ use ebpf_common::{Reader, ReaderTotals};
 use serde::{Deserialize, Serialize};
 
 /// One process that read.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ReaderRow {
     /// The process, as the host numbers it. It may have ended.
     #[serde(rename = "pid")]
@@ -69,20 +69,7 @@ pub(super) fn by_process(
 }
 
 fn add(rows: &mut HashMap<u32, ReaderRow>, tgid: u32, totals: &ReaderTotals, threads: u32, touched_ns: u64) {
-    let row = rows.entry(tgid).or_insert_with(|| ReaderRow {
-        tgid,
-        command: String::new(),
-        cgroup: 0,
-        threads: 0,
-        files: 0,
-        reads: 0,
-        faults: 0,
-        bytes: 0,
-        requests: 0,
-        asked_bytes: 0,
-        waited_us: 0,
-        touched_ns: 0,
-    });
+    let row = rows.entry(tgid).or_insert_with(|| ReaderRow { tgid, ..ReaderRow::default() });
     row.threads += threads;
     row.files += totals.begins;
     row.reads += totals.reads;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::session::{Mount, MountError, MountOptions, MountedBy, Unmounted};
-use parking_lot::Mutex;
 
 use crate::{Mounted, cannot_mount, is_root};
 
@@ -82,12 +81,7 @@ fn readers_of_a_mount_that_is_taken_away_get_an_error_and_the_threads_end() {
         return;
     }
     let mounted = Mounted::with(one_file(), |options| options.busy_grace = Duration::from_millis(50));
-    let held = Arc::new(Mutex::new(Vec::new()));
-    let stall = held.clone();
-    mounted.source.on_read(move |_, _, _, ticket| {
-        stall.lock().push(ticket);
-        None
-    });
+    let held = mounted.hold_reads(|_| true);
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| fs::read(mounted.path("file")))).collect();
         while held.lock().is_empty() {

@@ -28,6 +28,9 @@ use fuse_frontend::figures::{Kind, RequestCounts};
 use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::session::{Mount, MountOptions};
+use fuse_frontend::source::Ino;
+use fuse_frontend::ticket::ReadTicket;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
@@ -85,6 +88,23 @@ impl Mounted {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Reads of the files that `which` names are not answered: their tickets gather in what is returned.
+    pub(crate) fn hold_reads(
+        &self,
+        which: impl Fn(Ino) -> bool + Send + Sync + 'static,
+    ) -> Arc<Mutex<Vec<ReadTicket>>> {
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let holding = held.clone();
+        self.source.on_read(move |ino, _, _, ticket| {
+            if !which(ino) {
+                return Some(ticket);
+            }
+            holding.lock().push(ticket);
+            None
+        });
+        held
     }
 
     pub(crate) fn counts(&self) -> &RequestCounts {

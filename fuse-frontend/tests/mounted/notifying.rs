@@ -2,14 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Arc;
 
 use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::ServeMode;
 use fuse_frontend::notifier::Notified;
 use fuse_frontend::source::Ino;
-
-use parking_lot::Mutex;
 
 use crate::{Asked, Mounted, cannot_mount, drop_pages, errors_are_handed_on, page_cache_lock, until, walk};
 
@@ -60,15 +57,7 @@ fn a_notification_that_waits_for_a_read_holds_up_no_other_reader() {
     let slow = source.add_file("slow", vec![1; 50_000]);
     source.add_file("quick", vec![2; 50_000]);
     let mounted = Mounted::with(source, |options| options.threads = Some(1));
-    let held = Arc::new(Mutex::new(Vec::new()));
-    let stall = held.clone();
-    mounted.source.on_read(move |ino, _, _, ticket| match ino == slow {
-        true => {
-            stall.lock().push(ticket);
-            None
-        }
-        false => Some(ticket),
-    });
+    let held = mounted.hold_reads(move |ino| ino == slow);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| fs::read(mounted.path("slow")).unwrap());
         until("the slow read", || !held.lock().is_empty());

@@ -121,15 +121,7 @@ fn a_push_that_waits_for_an_unanswered_read_holds_up_no_other_reader_of_the_one_
         return;
     }
     let (mounted, slow) = slow_and_quick(1);
-    let held = Arc::new(Mutex::new(Vec::new()));
-    let stall = held.clone();
-    mounted.source.on_read(move |ino, _, _, ticket| match ino == slow {
-        true => {
-            stall.lock().push(ticket);
-            None
-        }
-        false => Some(ticket),
-    });
+    let held = mounted.hold_reads(move |ino| ino == slow);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| fs::read(mounted.path("slow")).unwrap());
         until("the slow read", || !held.lock().is_empty());
@@ -155,12 +147,7 @@ fn a_forced_unmount_ends_a_push_that_waits_for_a_read_which_is_never_answered() 
         return;
     }
     let (mounted, slow) = slow_and_quick(2);
-    let held = Arc::new(Mutex::new(Vec::new()));
-    let stall = held.clone();
-    mounted.source.on_read(move |_, _, _, ticket| {
-        stall.lock().push(ticket);
-        None
-    });
+    let held = mounted.hold_reads(|_| true);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| fs::read(mounted.path("slow")));
         until("the slow read", || !held.lock().is_empty());

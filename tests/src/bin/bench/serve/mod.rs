@@ -66,11 +66,22 @@ struct Case {
 struct Sides<'a> {
     ours: &'a Path,
     local: PathBuf,
-    /// What a ratio is to.
-    reference: &'a str,
     manifest: &'a Manifest,
     manifest_path: &'a Path,
     daemon: Daemon<'a>,
+}
+
+impl<'a> Sides<'a> {
+    /// The data set of `bed`, mounted by a daemon.
+    fn of(bed: &'a Bed, mount: &'a Mount) -> Self {
+        Self {
+            ours: mount.path(),
+            local: bed.data_set.directory.clone(),
+            manifest: &bed.data_set.manifest,
+            manifest_path: &bed.data_set.manifest_path,
+            daemon: Daemon::Process(mount),
+        }
+    }
 }
 
 /// Who serves a mount.
@@ -193,7 +204,7 @@ impl Bench<'_> {
             // The first is not counted: readers fault their buffers in.
             runs.extend(Some(pair).filter(|_| round > 0));
         }
-        self.rows(case, sides.reference, count, &runs);
+        self.rows(case, REFERENCE, count, &runs);
         Ok(())
     }
 

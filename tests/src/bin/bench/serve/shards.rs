@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use epochcache_tests::bed::data_set::Shape;
-use epochcache_tests::bed::mount::{Bed, Mount};
+use epochcache_tests::bed::mount::Bed;
 use epochcache_tests::bed::s3::Weather;
 
 use super::memory::MemoryDisk;
 use super::readers::Readers;
 use super::small::{cache_mib, can_push, finish, mib, push};
 use super::worker::{self, Work};
-use super::{Before, Bench, Case, Daemon, REFERENCE, Sides};
+use super::{Before, Bench, Case, REFERENCE, Sides};
 use crate::pairs::Pairs;
 
 const READ: Case = Case { name: "", work: Work::Sequential, before: Before::Nothing, note: "" };
@@ -90,30 +90,19 @@ pub fn run(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     if bench.wants_some(&PASSED) {
         let command = bed.mount_command().cache_size(&mib(cache_mib(&bed))).options(&["--serve", "open"]);
         let mount = bench.filled(&bed, command)?;
-        bench.cases(&PASSED, &sides(&bed, &mount), readers)?;
+        bench.cases(&PASSED, &Sides::of(&bed, &mount), readers)?;
         finish(mount)?;
     }
     if bench.wants_some(&COPIED) {
         let command = bed.mount_command().cache_size(&mib(cache_mib(&bed))).options(&["--serve", "noopen"]);
         let mount = bench.filled(&bed, command)?;
-        bench.cases(&COPIED, &sides(&bed, &mount), readers)?;
+        bench.cases(&COPIED, &Sides::of(&bed, &mount), readers)?;
         finish(mount)?;
     }
     if bench.wants_some(&COPIED_IN_MEMORY) || bench.wants(PUSHED) {
         in_memory(bench, &bed, readers)?;
     }
     Ok(())
-}
-
-fn sides<'a>(bed: &'a Bed, mount: &'a Mount) -> Sides<'a> {
-    Sides {
-        ours: mount.path(),
-        local: bed.data_set.directory.clone(),
-        reference: REFERENCE,
-        manifest: &bed.data_set.manifest,
-        manifest_path: &bed.data_set.manifest_path,
-        daemon: Daemon::Process(mount),
-    }
 }
 
 fn in_memory(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result<()> {
@@ -128,7 +117,7 @@ fn in_memory(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Res
         command = command.options(&["--page-cache-size", "4GiB"]);
     }
     let mount = bench.filled(bed, command)?;
-    let sides = sides(bed, &mount);
+    let sides = Sides::of(bed, &mount);
     bench.cases(&COPIED_IN_MEMORY, &sides, readers)?;
     match can_push() {
         true => pushed_ahead(bench, &sides)?,

@@ -18,7 +18,7 @@ use fuse_frontend::session::{self, MountOptions};
 use super::memory::MemoryDisk;
 use super::readers::used;
 use super::worker::{self, Work};
-use super::{Before, Bench, Case, Daemon, REFERENCE, Sides};
+use super::{Before, Bench, Case, Daemon, Sides};
 use crate::machine;
 
 /// Processes that open files at the same moment, and how many each.
@@ -146,17 +146,6 @@ fn how_many() -> anyhow::Result<usize> {
     Ok(10_000)
 }
 
-fn sides<'a>(bed: &'a Bed, mount: &'a Mount) -> Sides<'a> {
-    Sides {
-        ours: mount.path(),
-        local: bed.data_set.directory.clone(),
-        reference: REFERENCE,
-        manifest: &bed.data_set.manifest,
-        manifest_path: &bed.data_set.manifest_path,
-        daemon: Daemon::Process(mount),
-    }
-}
-
 fn noopen(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result<()> {
     let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     let pushes = can_push();
@@ -164,7 +153,7 @@ fn noopen(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result
         command = command.options(&["--page-cache-size", "8GiB"]);
     }
     let mount = bench.filled(bed, command)?;
-    let sides = sides(bed, &mount);
+    let sides = Sides::of(bed, &mount);
     bench.cases(&NOOPEN, &sides, readers)?;
     if pushes {
         bench.cases(&PUSHED, &sides, readers)?;
@@ -241,7 +230,6 @@ fn frontend(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Resu
     let sides = Sides {
         ours: &mountpoint,
         local: bed.data_set.directory.clone(),
-        reference: REFERENCE,
         manifest,
         manifest_path: &bed.data_set.manifest_path,
         daemon: Daemon::Ourselves(mount.counts()),
@@ -265,7 +253,7 @@ fn miss(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result<(
     let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     command.cache_dir = disk.path().join("cache");
     let mount = bench.filled(bed, command)?;
-    bench.cases(&MISS, &sides(bed, &mount), readers)?;
+    bench.cases(&MISS, &Sides::of(bed, &mount), readers)?;
     finish(mount)
 }
 
@@ -274,7 +262,7 @@ fn passed(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result
     let command = command.options(&["--serve", "open", "--file-from", "0"]);
     let mount = bench.filled(bed, command)?;
     let before = machine::rss_mib(mount.pid())?;
-    bench.cases(&PASSED, &sides(bed, &mount), readers)?;
+    bench.cases(&PASSED, &Sides::of(bed, &mount), readers)?;
     bench.results.on("");
     let (after, ids) = (machine::rss_mib(mount.pid())?, mount.stats()?.figure("fuse_backing_ids"));
     let note = format!(
