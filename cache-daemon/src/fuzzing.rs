@@ -14,6 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use zerocopy::IntoBytes;
 
 use crate::catalog::Catalog;
+use crate::checksum;
 use crate::control::{self, mountinfo};
 use crate::index::checkpoint::{self, BLOCK_BYTES as CHECKPOINT_BLOCK_BYTES, CheckpointError};
 use crate::index::{ExtentAddr, Index, SegmentId};
@@ -168,7 +169,7 @@ fn signed_map(bytes: &[u8]) -> Vec<u8> {
     let object_bytes = u64::from(u32_at(bytes, 48) & 0x0fff_ffff);
     slot.resize(slot_bytes(object_bytes) as usize, 0);
     slot[HEADER_BYTES - 4..HEADER_BYTES].fill(0);
-    let checksum = crc32c::crc32c(&slot);
+    let checksum = checksum::crc32c(&slot);
     slot[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
     slot
 }
@@ -223,12 +224,12 @@ fn signed_checkpoint(bytes: &[u8]) -> Option<Vec<u8>> {
     signed[12..16].fill(0);
     signed[40..48].copy_from_slice(&(segments.len() as u64 / 16).to_le_bytes());
     signed[48..56].copy_from_slice(&(extents.len() as u64 / 36).to_le_bytes());
-    let crc = crc32c::crc32c(&signed[..HEADER_BYTES - 4]);
+    let crc = checksum::crc32c(&signed[..HEADER_BYTES - 4]);
     signed[HEADER_BYTES - 4..].copy_from_slice(&crc.to_le_bytes());
     for (section, record_bytes) in [(segments, 16), (extents, 36)] {
         for block in section.chunks(CHECKPOINT_BLOCK_BYTES / record_bytes * record_bytes) {
             signed.extend_from_slice(block);
-            signed.extend_from_slice(&crc32c::crc32c_append(crc, block).to_le_bytes());
+            signed.extend_from_slice(&checksum::crc32c_append(crc, block).to_le_bytes());
         }
     }
     Some(signed)
@@ -390,7 +391,7 @@ fn signed(bytes: &[u8], record_bytes: usize, prefix: &[u8]) -> Vec<u8> {
     if let Some(record) = signed.get_mut(..record_bytes) {
         let at = record_bytes - 4;
         record[at..].fill(0);
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(prefix), record);
+        let checksum = checksum::crc32c_append(checksum::crc32c(prefix), record);
         record[at..].copy_from_slice(&checksum.to_le_bytes());
     }
     signed
@@ -399,7 +400,7 @@ fn signed(bytes: &[u8], record_bytes: usize, prefix: &[u8]) -> Vec<u8> {
 /// `bytes` with one bit flipped; which one follows from them.
 fn damaged(bytes: &[u8]) -> Vec<u8> {
     let mut damaged = bytes.to_vec();
-    let bit = crc32c::crc32c(bytes) as usize % (8 * bytes.len());
+    let bit = checksum::crc32c(bytes) as usize % (8 * bytes.len());
     damaged[bit / 8] ^= 1 << (bit % 8);
     damaged
 }

@@ -104,6 +104,8 @@ pub struct Job {
     sense: Sense,
     takes_stragglers: bool,
     is_proven: bool,
+    /// The epoch before was not exactly-once.
+    was_sampled: bool,
     began_ns: u64,
     new_ns: u64,
     last_ns: u64,
@@ -132,6 +134,7 @@ impl Job {
             sense: Sense::default(),
             takes_stragglers: false,
             is_proven: false,
+            was_sampled: false,
             began_ns: now_ns,
             new_ns: now_ns,
             last_ns: now_ns,
@@ -210,10 +213,21 @@ impl Job {
     }
 
     fn has_ended(&self) -> bool {
-        let (lately, share_before) = self.again();
+        let (lately, _) = self.again();
         let len = self.window_len();
-        let hardly_any_before = self.readings > 4 * len && share_before < 1.0 / 64.0;
-        self.readings > len && (lately * 8 >= len * 7 || hardly_any_before && lately * 4 >= len)
+        self.readings > len
+            && (lately * 8 >= len * 7 || lately * 4 >= len && self.hardly_any_came_again_before())
+    }
+
+    /// Whether, before the last readings, far fewer came again than of as many draws with replacement would have: each
+    /// draw meets one of those before it, the last [`WINDOW`] apart, which count once; the last readings are another.
+    fn hardly_any_came_again_before(&self) -> bool {
+        let (lately, share) = self.again();
+        let met = f64::from(self.seen.len().saturating_sub(2 * WINDOW));
+        let drawn_again = met * met / (2.0 * f64::from(self.set_files().max(1)));
+        let before = f64::from(self.came_again.saturating_sub(lately));
+        // Of 24 expected, 3 or fewer: once in 25 million (Poisson).
+        !self.was_sampled && share < 1.0 / 64.0 && drawn_again > 24.0 && before <= drawn_again / 8.0
     }
 
     fn next_epoch(&mut self, table: &FileTable) -> EpochSummary {
@@ -231,7 +245,8 @@ impl Job {
         self.takes_stragglers = summary.is_exactly_once && summary.files >= summary.of_files / 10 * 8;
         self.is_proven = summary.is_exactly_once && summary.files >= EVIDENCE_FILES && !self.is_in_order();
         self.epoch += 1;
-        if !summary.is_exactly_once {
+        self.was_sampled = !summary.is_exactly_once;
+        if self.was_sampled {
             // What came again came so all along: nothing says that it belongs to something new.
             self.again.clear();
         }
@@ -325,6 +340,7 @@ impl Job {
             Some(share) if share > 0.6 => Workload::InOrder,
             _ if self.readings >= SAMPLED_MIN && again > AGAIN_SHARE => Workload::Sampled,
             _ if self.is_proven => Workload::Epochs,
+            _ if self.was_sampled && self.readings < SAMPLED_MIN => Workload::Sampled,
             Some(share) if self.seen.len() >= EVIDENCE_FILES && share < 0.3 => Workload::Epochs,
             _ if self.seen.len() < EVIDENCE_FILES / 2 && self.readings > 4 * self.seen.len() => Workload::Hot,
             _ if self.epoch > 3 && self.seen.len() < EVIDENCE_FILES => Workload::Hot,
@@ -342,6 +358,7 @@ impl Job {
             Workload::InOrder => in_order,
             Workload::Epochs if self.is_proven => (0.9 + 0.1 * read) * (1.0 - 0.5 * again),
             Workload::Epochs => read * (1.0 - in_order) * (1.0 - 0.5 * again),
+            Workload::Sampled if self.was_sampled => read * again.max(0.5),
             Workload::Sampled => read * again,
             Workload::Hot => 0.5 + 0.5 * read,
         }

@@ -166,6 +166,16 @@ fn a_loop_of_short_lived_readers_does_not_push_out_a_job_that_pauses() {
     assert_eq!(job.files_read(), 900);
 }
 
+/// Draws among which, by chance, so few came again at first that an epoch seemed to have ended.
+#[test]
+fn a_lucky_start_of_a_sampler_is_no_epoch() {
+    let set = Set { files: 1_201, ..Set::default() };
+    let mut history = history(&set);
+    feed(&mut history, &sampled(&set, 1_201, 7_484_346_196_413_153_242));
+    let ended = feed(&mut history, &sampled(&set, 4 * 1_201, 7_484_346_196_413_153_243));
+    assert!(ended.iter().all(|ended| !ended.is_exactly_once), "{ended:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 

@@ -36,6 +36,7 @@ use super::check::check;
 use super::overlay::Numbers;
 use super::version::{StoredVersion, Version};
 use super::view::View;
+use crate::checksum;
 
 const MAGIC: [u8; 8] = *b"EPOCHCAT";
 const VERSION: u32 = 1;
@@ -172,7 +173,7 @@ fn check_header(header: &Header) -> Result<(), SnapshotError> {
         _ => return Err(SnapshotError::Corrupt("a format that never was")),
     }
     let unsigned = Header { crc32c: U32::ZERO, ..*header };
-    if crc32c::crc32c(unsigned.as_bytes()) != header.crc32c.get() {
+    if checksum::crc32c(unsigned.as_bytes()) != header.crc32c.get() {
         return Err(SnapshotError::Corrupt("the checksum of its header is wrong"));
     }
     Ok(())
@@ -186,7 +187,7 @@ fn check_sections(header: &Header, bytes: &[u8]) -> Result<[Range<usize>; SECTIO
         let len = usize::try_from(section.len_bytes.get()).unwrap_or(usize::MAX);
         *range = start..start.saturating_add(len);
         let content = bytes.get(range.clone()).ok_or(SnapshotError::Corrupt("a section is cut off"))?;
-        if crc32c::crc32c(content) != section.crc32c.get() {
+        if checksum::crc32c(content) != section.crc32c.get() {
             return Err(SnapshotError::Corrupt("the checksum of a section is wrong"));
         }
     }
@@ -223,13 +224,13 @@ fn write_sections(file: &mut File, digest: ListingDigest, contents: [&[u8]; SECT
         *section = Section {
             offset: (end as u64).into(),
             len_bytes: (content.len() as u64).into(),
-            crc32c: crc32c::crc32c(content).into(),
+            crc32c: checksum::crc32c(content).into(),
             reserved: U32::ZERO,
         };
         end += content.len().next_multiple_of(PAGE);
     }
     let mut header = Header { magic: MAGIC, version: VERSION.into(), crc32c: U32::ZERO, digest, sections };
-    header.crc32c = crc32c::crc32c(header.as_bytes()).into();
+    header.crc32c = checksum::crc32c(header.as_bytes()).into();
     for content in std::iter::once(header.as_bytes()).chain(contents) {
         file.write_all(content)?;
         let padding = content.len().next_multiple_of(PAGE) - content.len();
@@ -246,10 +247,10 @@ pub(super) fn sign(bytes: &mut [u8]) {
     for section in &mut header.sections {
         let start = section.offset.get() as usize;
         let content = bytes.get(start..start.saturating_add(section.len_bytes.get() as usize));
-        section.crc32c = content.map_or(0, crc32c::crc32c).into();
+        section.crc32c = content.map_or(0, checksum::crc32c).into();
     }
     header.crc32c = U32::ZERO;
-    header.crc32c = crc32c::crc32c(header.as_bytes()).into();
+    header.crc32c = checksum::crc32c(header.as_bytes()).into();
     bytes[..size_of::<Header>()].copy_from_slice(header.as_bytes());
 }
 

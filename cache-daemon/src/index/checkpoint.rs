@@ -27,6 +27,7 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{ExtentAddr, Generation, Index, SegmentId};
+use crate::checksum;
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 
 /// The version of the format that is written and read.
@@ -288,7 +289,7 @@ fn section_bytes<R>(records: u64) -> u128 {
 
 fn crc_of_header(header: &Header) -> u32 {
     let bytes = header.as_bytes();
-    crc32c::crc32c(&bytes[..bytes.len() - CRC_BYTES])
+    checksum::crc32c(&bytes[..bytes.len() - CRC_BYTES])
 }
 
 /// Fills the front of `out` with `records` in blocks, and returns what is left of it.
@@ -301,7 +302,7 @@ fn write_blocks<'a, R: IntoBytes + Immutable>(
         let bytes = block.as_bytes();
         let (here, rest) = out.split_at_mut(bytes.len() + CRC_BYTES);
         here[..bytes.len()].copy_from_slice(bytes);
-        here[bytes.len()..].copy_from_slice(&crc32c::crc32c_append(header_crc, bytes).to_le_bytes());
+        here[bytes.len()..].copy_from_slice(&checksum::crc32c_append(header_crc, bytes).to_le_bytes());
         out = rest;
     }
     out
@@ -318,7 +319,7 @@ fn read_blocks<R: FromBytes + KnownLayout + Immutable + Unaligned>(
     for bytes in section.chunks(records_in_block::<R>() * size_of::<R>() + CRC_BYTES) {
         let damaged = CheckpointError::Block { block };
         let Some((records, crc)) = bytes.split_last_chunk::<CRC_BYTES>() else { return Err(damaged) };
-        if crc32c::crc32c_append(header_crc, records) != u32::from_le_bytes(*crc) {
+        if checksum::crc32c_append(header_crc, records) != u32::from_le_bytes(*crc) {
             return Err(damaged);
         }
         let Ok(records) = <[R]>::ref_from_bytes(records) else { return Err(damaged) };

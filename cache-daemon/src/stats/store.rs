@@ -25,6 +25,7 @@ crate::figures! {
         poisoned_segments: Counter, "segments", "Segments dropped because a write or a sync failed.";
         out_of_space: Counter, "errors", "Writes that failed with ENOSPC though the space was reserved.";
         scrubbed_bytes: Counter, "bytes", "Bytes of data that scrubs have read and found whole.";
+        given_up_bytes: Counter, "bytes", "Bytes forgotten because no segment was left to copy them to.";
         relocated_bytes: Counter, "bytes", "Bytes copied to free segments that were mostly dead.";
 
         files: Gauge, "files", "Backing files: objects of --file-from bytes and more.";

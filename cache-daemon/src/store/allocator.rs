@@ -37,6 +37,11 @@ impl Allocator {
         self.free.len() as u32
     }
 
+    /// Whether no segment is free, or will be without anything being forgotten.
+    pub fn is_spent(&self) -> bool {
+        self.free.is_empty() && self.retired.is_empty()
+    }
+
     /// Segments that are full.
     pub fn sealed(&self) -> u32 {
         self.sealed.len() as u32

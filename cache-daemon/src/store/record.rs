@@ -14,6 +14,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::DATA_BYTES_MAX;
+use crate::checksum;
 use crate::object::{ExtentKey, Fingerprint};
 
 /// The format that this code writes. Older ones are read or dropped, newer ones refused.
@@ -153,7 +154,7 @@ impl ExtentHeader {
         );
         let mut block_checksums = [U32::ZERO; BLOCKS_MAX];
         for (checksum, block) in block_checksums.iter_mut().zip(data.chunks(BLOCK_BYTES)) {
-            *checksum = crc32c::crc32c(block).into();
+            *checksum = checksum::crc32c(block).into();
         }
         let mut header = Self {
             magic: EXTENT_MAGIC.into(),
@@ -204,7 +205,7 @@ impl ExtentHeader {
         for (index, block) in blocks.chunks(BLOCK_BYTES).enumerate() {
             let number = first_block + index;
             let wanted = self.block_checksums.get(number).ok_or(RecordError::Data(number))?;
-            if crc32c::crc32c(block) != wanted.get() {
+            if checksum::crc32c(block) != wanted.get() {
                 return Err(RecordError::Data(number));
             }
         }
@@ -229,7 +230,7 @@ fn sealed(position: Position, record: &(impl IntoBytes + Immutable)) -> u32 {
     prefix[16..20].copy_from_slice(&u32::from(position.volume).to_le_bytes());
     prefix[20..24].copy_from_slice(&position.segment.to_le_bytes());
     prefix[24..].copy_from_slice(&position.offset.to_le_bytes());
-    crc32c::crc32c_append(crc32c::crc32c(&prefix), record.as_bytes())
+    checksum::crc32c_append(checksum::crc32c(&prefix), record.as_bytes())
 }
 
 #[cfg(test)]

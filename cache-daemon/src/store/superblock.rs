@@ -17,6 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SUPERBLOCKS};
 use super::record::{FORMAT_VERSION, StoreUuid};
+use crate::checksum;
 use crate::index::SegmentId;
 use crate::io::{BufferPool, DeviceFile};
 
@@ -87,7 +88,7 @@ impl Superblock {
             reserved_1: [0; 36],
             checksum: 0.into(),
         };
-        record.checksum = crc32c::crc32c(record.as_bytes()).into();
+        record.checksum = checksum::crc32c(record.as_bytes()).into();
         let mut page = [0; PAGE_BYTES as usize];
         page[..size_of::<Record>()].copy_from_slice(record.as_bytes());
         page
@@ -167,7 +168,7 @@ impl Superblock {
             return Found::Version(record.version.get());
         }
         let unsealed = Record { checksum: 0.into(), ..record };
-        if crc32c::crc32c(unsealed.as_bytes()) != record.checksum.get() {
+        if checksum::crc32c(unsealed.as_bytes()) != record.checksum.get() {
             return Found::Nothing;
         }
         let segment_bytes = record.segment_bytes.get();

@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::checksum;
 use crate::io::{BufferPool, Completion, DeviceFile, DeviceOffset, Engine, Operation, Token};
 
 const BLOCK: usize = 4096;
@@ -217,7 +218,7 @@ fn one_seed_gives_one_history() {
             }
             if token % 8 == 7 {
                 history.extend(driver.wait(8).into_iter().map(|completion| {
-                    let bytes = completion.buffer.as_ref().map(|buffer| crc32c::crc32c(buffer));
+                    let bytes = completion.buffer.as_ref().map(|buffer| checksum::crc32c(buffer));
                     (completion.token, completion.result.map_err(|error| error.raw_os_error()), bytes)
                 }));
             }

@@ -9,6 +9,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::checksum;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::origin::OriginFigures;
 
@@ -215,7 +216,7 @@ impl Fake {
 }
 
 fn etag(key: &str) -> String {
-    format!("\"{:08x}\"", crc32c::crc32c(key.as_bytes()))
+    format!("\"{:08x}\"", checksum::crc32c(key.as_bytes()))
 }
 
 fn error(code: &str) -> Vec<u8> {

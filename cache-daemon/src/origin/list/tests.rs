@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::fake::{Behaviour, Encoding, Fake};
 use super::*;
+use crate::checksum;
 use crate::object::ObjectKey;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
 use crate::stats::origin::OriginFigures;
@@ -96,7 +97,7 @@ async fn one_page_costs_one_request_and_a_flat_directory_one_a_page() {
 #[tokio::test]
 async fn a_large_directory_without_directories_is_split_by_how_its_names_go_on() {
     let counted = |n: usize| format!("train/ILSVRC2012_train_{n:08}.JPEG");
-    let hashed = |n: usize| format!("{:08x}.jpg", crc32c::crc32c(&n.to_le_bytes()));
+    let hashed = |n: usize| format!("{:08x}.jpg", checksum::crc32c(&n.to_le_bytes()));
     for names in [&counted as &dyn Fn(usize) -> String, &hashed] {
         let flat: Vec<_> = (0..20_000).map(names).collect();
         let behaviour = Behaviour { page_keys: 200, ..Behaviour::default() };

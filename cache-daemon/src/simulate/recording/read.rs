@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 
 use super::{BLOCK_BYTES_MAX, MAGIC, PATH_BYTES_MAX, VERSION};
+use crate::checksum;
 use crate::simulate::TraceError;
 
 /// A use as it was recorded.
@@ -104,7 +105,7 @@ impl<R: Read> Reader<R> {
             self.block.clear();
             return Ok(false);
         }
-        if crc32c::crc32c(&self.block) != word(4) {
+        if checksum::crc32c(&self.block) != word(4) {
             return Err(TraceError::Damaged("a block's checksum is wrong"));
         }
         Ok(true)

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::checksum;
 
 /// Time, reader, path, size.
 type Read = (u64, u32, Vec<u8>, u64);
@@ -113,7 +114,7 @@ proptest! {
         let mut file = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
         if signed && !bytes.is_empty() {
             file.extend((bytes.len() as u32).to_le_bytes());
-            file.extend(crc32c::crc32c(&bytes).to_le_bytes());
+            file.extend(checksum::crc32c(&bytes).to_le_bytes());
         }
         file.extend(&bytes);
         let (uses, _) = read(&file);

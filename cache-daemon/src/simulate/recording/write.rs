@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use super::{BLOCK_BYTES, BLOCK_BYTES_MAX, MAGIC, PATH_BYTES_MAX, VERSION};
+use crate::checksum;
 
 /// Writes uses. What was not flushed is lost when it is dropped.
 pub struct Recorder<W: Write> {
@@ -60,7 +61,7 @@ impl<W: Write> Recorder<W> {
         assert!(self.block.len() <= BLOCK_BYTES_MAX, "a record is shorter than the difference");
         if !self.block.is_empty() {
             self.out.write_all(&(self.block.len() as u32).to_le_bytes())?;
-            self.out.write_all(&crc32c::crc32c(&self.block).to_le_bytes())?;
+            self.out.write_all(&checksum::crc32c(&self.block).to_le_bytes())?;
             self.out.write_all(&self.block)?;
             self.block.clear();
         }

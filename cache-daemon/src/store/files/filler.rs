@@ -20,6 +20,7 @@ use super::queue::{Append, Next};
 use super::shelf::{Handles, file_bytes};
 use super::space::Charge;
 use super::volume_files::VolumeFiles;
+use crate::checksum;
 use crate::io::{Buffer, DeviceOffset};
 use crate::object::CHUNK_BYTES;
 use crate::store::config::Clock;
@@ -174,7 +175,7 @@ impl Filler {
         if file.is_gone() {
             return Err(Rejection::Failed);
         }
-        let checksums: Vec<u32> = data.chunks(BLOCK_BYTES).map(crc32c::crc32c).collect();
+        let checksums: Vec<u32> = data.chunks(BLOCK_BYTES).map(checksum::crc32c).collect();
         file.filled(key.chunk, &checksums);
         figures.appended_extents.increment();
         figures.appended_bytes.add(data.len() as u64);

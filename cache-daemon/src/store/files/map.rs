@@ -17,6 +17,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::checksum;
 use crate::object::{CHUNK_BYTES, Fingerprint};
 use crate::store::layout::PAGE_BYTES;
 use crate::store::record::{BLOCK_BYTES, StoreUuid};
@@ -147,7 +148,7 @@ impl Map {
         slot.extend(self.chunks.iter().flat_map(|word| word.to_le_bytes()));
         slot.extend(self.checksums.iter().flat_map(|checksum| checksum.to_le_bytes()));
         slot.resize(slot_bytes(object_bytes) as usize, 0);
-        let checksum = crc32c::crc32c(&slot);
+        let checksum = checksum::crc32c(&slot);
         slot[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
         slot
     }
@@ -172,7 +173,7 @@ impl Map {
             return Err(MapError::Length(object_bytes));
         }
         let unsealed = Header { checksum: 0.into(), ..header };
-        if crc32c::crc32c_append(crc32c::crc32c(unsealed.as_bytes()), body) != header.checksum.get() {
+        if checksum::crc32c_append(checksum::crc32c(unsealed.as_bytes()), body) != header.checksum.get() {
             return Err(MapError::Checksum);
         }
         let identity = Identity {

@@ -17,6 +17,7 @@ use crossbeam::channel::{Receiver, TryRecvError};
 use super::file::BackingFile;
 use super::open_files::OpenFiles;
 use super::volume_files::VolumeFiles;
+use crate::checksum;
 use crate::io::{Buffer, BufferPool, Completion, DeviceOffset, Engine, Operation};
 use crate::object::CHUNK_BYTES;
 use crate::store::answer::ReadAnswer;
@@ -215,7 +216,7 @@ impl Reader {
         let first = (u64::from(*chunk) * CHUNK_BYTES) as usize / BLOCK_BYTES
             + active.blocks.start as usize / BLOCK_BYTES;
         let mut checked = blocks.chunks(BLOCK_BYTES).zip(first..);
-        if !checked.all(|(block, number)| crc32c::crc32c(block) == file.checksum(number)) {
+        if !checked.all(|(block, number)| checksum::crc32c(block) == file.checksum(number)) {
             self.volume.revoke(file, "a checksum is wrong");
             return self.answer_miss(active.request, Miss::Corrupt);
         }

@@ -55,13 +55,15 @@ struct Model {
     checkpoint: Option<Checkpoint>,
     faults: Faults,
     seed: u64,
+    /// A restart brings back what was forgotten, and with it the store may be so full that something has to go.
+    has_restarted: bool,
 }
 
 impl Model {
     fn new(seed: u64, faults: Faults) -> Self {
         let rig = Rig::open(format(seed), None, seed);
         rig.device.set_faults(faults.clone());
-        Self { rig, known: BTreeMap::new(), checkpoint: None, faults, seed }
+        Self { rig, known: BTreeMap::new(), checkpoint: None, faults, seed, has_restarted: false }
     }
 
     /// Whether what is stored must stay: only a device without faults promises that.
@@ -146,6 +148,7 @@ impl Model {
     }
 
     fn restart(&mut self) {
+        self.has_restarted = true;
         for known in self.known.values_mut() {
             if *known != (Known::Stored { durable: true }) {
                 *known = Known::Perhaps;
@@ -171,6 +174,10 @@ impl Model {
             .map(|key| u64::from(layout::extent_bytes(data_of(*key).len() as u32)))
             .sum();
         prop_assert_eq!(segments.live_bytes_total(), live);
+        if self.rig.figures.given_up_bytes.get() > 0 {
+            prop_assert!(self.has_restarted, "given up though nothing came back");
+            self.known.retain(|key, _| self.rig.contains(*key));
+        }
         for (key, known) in &self.known {
             let must = matches!(known, Known::Stored { .. }) && self.is_reliable();
             prop_assert!(!must || self.rig.contains(*key), "{} is lost", key);
@@ -186,6 +193,25 @@ fn run(seed: u64, faults: Faults, steps: Vec<Step>) -> Result<(), TestCaseError>
         model.read(key, 0, u32::MAX)?;
     }
     Ok(())
+}
+
+/// All six segments have something that was forgotten and came back, and the last free one was in use.
+#[test]
+fn a_restart_that_brings_back_what_was_forgotten_leaves_a_store_that_takes_more() {
+    use Step::{Append, Forget, Restart, Retain, Sync};
+    let mut steps: Vec<Step> = [21, 24, 3, 4, 7, 0, 13, 12, 14, 1].map(Append).into();
+    steps.extend([
+        Forget(12),
+        Append(20),
+        Sync,
+        Retain(3),
+        Append(2),
+        Restart,
+        Append(19),
+        Retain(2),
+        Append(5),
+    ]);
+    run(0, Faults::default(), steps).unwrap();
 }
 
 proptest! {

@@ -5,6 +5,10 @@
 //! random forgetting it is much less, because the emptiest segment goes first. One segment in reserve
 //! is where the copies go, so there is always one to begin with.
 //!
+//! A restart can take the reserve away: what was forgotten since the last checkpoint comes back with the headers, in
+//! segments that were free before. Then the emptiest segment is given up, with what is still wanted of it: the cache
+//! fetches that again, and the others can be emptied.
+//!
 //! A copy is a write like any other, and the index follows it when it is *durable*: the original, which
 //! may have been acknowledged as durable, is not given up before. Meanwhile a pin keeps its segment.
 
@@ -199,6 +203,11 @@ impl Writer {
             match self.find_space(bytes, true, now) {
                 Space::Ready => {}
                 Space::Wait => return false,
+                Space::Full if self.allocator.is_spent() => {
+                    self.give_up_extent(&header.key(), from);
+                    moving.offset += bytes;
+                    continue;
+                }
                 Space::Full => {
                     moving.offset = self.volume.layout.segment_bytes;
                     return true;
@@ -208,6 +217,13 @@ impl Writer {
             self.volume.figures.relocated_bytes.add(u64::from(bytes));
             moving.outstanding += 1;
             moving.offset += bytes;
+        }
+    }
+
+    /// Forgets what can be copied nowhere.
+    fn give_up_extent(&self, key: &ExtentKey, addr: ExtentAddr) {
+        if self.volume.residents.forget_if(key, addr) {
+            self.volume.figures.given_up_bytes.add(u64::from(extent_bytes(addr.len)));
         }
     }
 

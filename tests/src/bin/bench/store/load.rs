@@ -30,6 +30,9 @@ const APPEND_BYTES_MIN: u64 = IN_FLIGHT_MAX / 512;
 /// Those that ask are woken when so few are left: not once for each answer.
 const IN_FLIGHT_LOW: u64 = 32 << 20;
 
+/// Before what was refused as [`Rejection::Busy`] is asked for again.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
 /// Longer than the store waits for a device.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -126,18 +129,31 @@ impl Filled {
     pub fn fill(&self, stop: &Stop) -> anyhow::Result<Took> {
         let appends = Arc::new(Appends::default());
         let began = Began::now()?;
-        for item in 0..self.objects.items() {
-            stop.check()?;
-            let data = self.objects.data(item);
-            let bytes = (data.len() as u64).max(APPEND_BYTES_MIN);
-            appends.begin(bytes)?;
-            let told = appends.clone();
-            let done = Box::new(move |appended| told.end(bytes, appended));
-            self.store.append(self.objects.key(item), self.objects.object_bytes(item), data, done);
+        let mut items: Vec<u64> = (0..self.objects.items()).collect();
+        while !items.is_empty() {
+            for item in items {
+                stop.check()?;
+                self.append(item, &appends)?;
+            }
+            appends.wait()?;
+            items = appends.take_busy();
+            if !items.is_empty() {
+                ensure!(began.at.elapsed() < LIMIT, "{} appends are refused for {LIMIT:?}", items.len());
+                std::thread::sleep(BUSY_PAUSE);
+            }
         }
-        appends.wait()?;
         self.sync()?;
         began.took()
+    }
+
+    fn append(&self, item: u64, appends: &Arc<Appends>) -> anyhow::Result<()> {
+        let data = self.objects.data(item);
+        let bytes = (data.len() as u64).max(APPEND_BYTES_MIN);
+        appends.begin(bytes)?;
+        let told = appends.clone();
+        let done = Box::new(move |appended| told.end(item, bytes, appended));
+        self.store.append(self.objects.key(item), self.objects.object_bytes(item), data, done);
+        Ok(())
     }
 
     /// Reads as planned; with `check`, compares every byte.
@@ -287,6 +303,8 @@ struct Appends {
 struct InFlight {
     bytes: u64,
     rejected: Option<Rejection>,
+    /// Chunks that the store cannot take just now: a cache would go on without, what is measured here needs them.
+    busy: Vec<u64>,
 }
 
 impl Appends {
@@ -300,15 +318,22 @@ impl Appends {
         state.judge()
     }
 
-    fn end(&self, bytes: u64, appended: Appended) {
+    fn end(&self, item: u64, bytes: u64, appended: Appended) {
         let mut state = self.state();
         state.bytes -= bytes;
-        if let Appended::Rejected(why) = appended {
-            state.rejected.get_or_insert(why);
+        match appended {
+            Appended::Stored => {}
+            Appended::Rejected(Rejection::Busy) => state.busy.push(item),
+            Appended::Rejected(why) => _ = state.rejected.get_or_insert(why),
         }
         if (state.bytes <= IN_FLIGHT_LOW && state.bytes + bytes > IN_FLIGHT_LOW) || state.bytes == 0 {
             self.fewer.notify_one();
         }
+    }
+
+    /// Those that have to be asked for again.
+    fn take_busy(&self) -> Vec<u64> {
+        std::mem::take(&mut self.state().busy)
     }
 
     /// Waits until everything is answered.
