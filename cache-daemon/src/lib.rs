@@ -7,7 +7,7 @@
 pub mod access;
 pub mod cache;
 pub mod catalog;
-mod checksum;
+pub mod checksum;
 pub mod config;
 pub mod control;
 pub mod daemon;

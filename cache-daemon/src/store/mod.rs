@@ -29,6 +29,7 @@ mod gate_model;
 pub mod health;
 pub mod in_flight;
 mod inbox;
+mod known;
 pub mod layout;
 mod lost;
 pub mod medium;

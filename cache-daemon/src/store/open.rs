@@ -16,6 +16,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::config::StoreConfig;
 use super::error::StoreError;
 use super::files::{Files, Opened};
+use super::known;
 use super::layout::PAGE_BYTES;
 use super::lost::{LostPlace, Seeker};
 use super::plan::{Plan, Planned, plan};
@@ -119,6 +120,9 @@ pub(super) fn open(
     for ((planned, volume), walked) in planned.into_iter().zip(volumes).zip(scans) {
         let joined = join(&shared, &config, planned, volume, &walked);
         report.volumes.push(joined.inspect_err(|_| shared.abandon())?);
+    }
+    if let Err(error) = known::save(&config.state_dir, &config.places) {
+        tracing::warn!(%error, "the places of the store are not noted: a mistyped one will be taken for a lost one");
     }
     let room_bytes = config.volumes_bytes().saturating_sub(given_bytes);
     let lost = lost.into_iter().map(|(place, _)| place);

@@ -8,6 +8,7 @@ use super::checkpoint;
 use super::config::StoreConfig;
 use super::error::StoreError;
 use super::files::{Inspection, inspect};
+use super::known;
 use super::layout::{LEAD_BYTES, Layout};
 use super::medium::{FILE_NAME, Medium, Place};
 use super::record::{FORMAT_VERSION, StoreUuid};
@@ -73,15 +74,19 @@ pub(super) fn plan(config: &StoreConfig) -> Result<Plan, StoreError> {
     Ok(Plan { store, volumes: volumes.collect(), lost })
 }
 
-/// Opens every place. One that fails is left out, if it is not the first start and others are there.
+/// Opens every place. One that fails is left out, if it was used before and others are there.
 fn find(config: &StoreConfig) -> Result<(Vec<Candidate>, Lost), StoreError> {
     let (mut candidates, mut lost) = (Vec::new(), Vec::new());
     // Later a missing directory is a file system that is not mounted: making it would fill the one below.
     let create = config.format || !checkpoint::exists(&config.state_dir);
+    let known = known::load(&config.state_dir);
+    // One that was never used is not lost: its path is mistyped, or it is to be made first.
+    let was_used =
+        |place: &Place| known.as_ref().is_none_or(|known| known.iter().any(|at| at == place.path()));
     for place in &config.places {
         match Candidate::open(place, config.format, create) {
             Ok(candidate) => candidates.push(candidate),
-            Err(error) if is_loss(&error) => lost.push((place.clone(), error)),
+            Err(error) if is_loss(&error) && was_used(place) => lost.push((place.clone(), error)),
             Err(error) => return Err(error),
         }
     }

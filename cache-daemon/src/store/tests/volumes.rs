@@ -86,6 +86,18 @@ fn a_place_that_is_missing_is_left_out_unless_it_is_the_first_start() {
     assert_eq!((0..40).filter(|number| store.get_all(key(*number)).is_ok()).count(), 40);
 }
 
+#[test]
+fn a_place_that_was_never_used_and_is_not_there_is_an_error_at_every_start() {
+    let homes = [Home::new(), Home::new()];
+    let config = config(&homes, 16 << 20);
+    drop(Store::open(config.clone(), Arc::default()).unwrap());
+    let mistyped = Place::Directory(homes[1].dir.path().join("mistyped"));
+    let places = vec![config.places[0].clone(), config.places[1].clone(), mistyped];
+    let error = Store::open(StoreConfig { places, ..config.clone() }, Arc::default()).err().unwrap();
+    assert!(error.to_string().contains("mistyped does not exist"), "{error}");
+    assert_eq!(Store::open(config, Arc::default()).unwrap().1.volumes.len(), 2);
+}
+
 /// A store of small objects and of files at two places, opened while the second is away; and where that is.
 fn opened_without_the_second(homes: &[Home; 2], config: &StoreConfig) -> (Store, std::path::PathBuf) {
     let store = Store::open(config.clone(), Arc::default()).unwrap().0;
