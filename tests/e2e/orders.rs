@@ -117,3 +117,40 @@ fn an_order_that_the_readers_do_not_follow_is_dropped() -> Outcome {
     assert_eq!((stats.figure("planner_orders_told"), stats.figure("planner_orders_wrong")), (1, 1));
     Ok(())
 }
+
+#[test]
+fn the_order_of_an_earlier_run_is_recalled_after_a_restart_and_fetched_in_that_order() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(3_000), &Weather { delay_ms: 10, ..Weather::default() })?;
+    let mount = bed.mount(&[])?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    assert_eq!(mount.stats()?.figure("planner_orders_recalled"), 0);
+    mount.unmount()?;
+
+    let mount = bed.mount(&[])?;
+    let dropped = cachectl(&["drop"], mount.path())?;
+    assert!(dropped.status.success(), "{dropped:?}");
+    bed.origin.reset()?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    let stats = mount.stats()?;
+    let figures = ["orders_kept", "orders_recalled", "orders_wrong"]
+        .map(|name| stats.figure(&format!("planner_{name}")));
+    assert_eq!(figures, [1, 1, 0], "{}", mount.log());
+
+    let files = &bed.data_set.manifest.files;
+    let order: Vec<&str> = permutation(files.len(), 1, 1).map(|at| files[at].path.as_str()).collect();
+    let log = bed.origin.log()?;
+    let gets: Vec<&str> =
+        log.iter().filter(|logged| logged.kind == Kind::Get).map(|logged| logged.target.as_str()).collect();
+    assert_eq!(gets.len(), files.len(), "each once");
+    // Before it was recognised, files came in any order.
+    let late = gets.iter().enumerate().skip(1_500);
+    let in_order = late.filter(|(at, target)| {
+        let path = target.split('?').next().unwrap_or_default();
+        let place = order.iter().position(|file| path.ends_with(file)).expect("it is one of the files");
+        place.abs_diff(*at) < 600
+    });
+    let in_order = in_order.count();
+    assert!(in_order > 1_200, "{in_order} of 1500");
+    Ok(())
+}

@@ -10,7 +10,7 @@
 //!
 //! - `touch`: the event. `files`: the data set. `marks`: a set of files.
 //! - `sense`: whether readings follow the listing. `span`: which files a job's set has.
-//! - `job`: one job's epochs. `history`: the jobs.
+//! - `job`: one job's epochs. `history`: the jobs. `recall`: the orders of earlier epochs.
 
 mod files;
 mod history;
@@ -18,6 +18,7 @@ mod job;
 mod marks;
 #[cfg(test)]
 mod measure;
+mod recall;
 mod sense;
 mod span;
 #[cfg(test)]
@@ -30,5 +31,6 @@ pub use files::{FileTable, FileTableBuilder, Rank, is_split_name};
 pub use history::{History, IDLE_AFTER_NS};
 pub use job::{EVIDENCE_FILES, EpochSummary, Job, Workload};
 pub use marks::Marks;
+pub use recall::{Kept, Recall, Recalled};
 pub use span::Span;
 pub use touch::{FileNo, Touch};

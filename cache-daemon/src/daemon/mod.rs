@@ -13,6 +13,7 @@ mod orders;
 mod parts;
 mod planning;
 mod readers;
+mod recalling;
 mod sight;
 mod status;
 mod trace;

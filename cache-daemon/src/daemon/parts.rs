@@ -28,7 +28,7 @@ use crate::store::{OpenReport, Place, Store, StoreConfig};
 pub(super) const CATALOG_NAME: &str = "catalog";
 
 /// What the cache directory is allowed beside the store, of the limit: the catalog's snapshot (one and
-/// the one that replaces it), sockets, locks. A snapshot has about 100 bytes a file.
+/// the one that replaces it), orders of epochs, sockets, locks. A snapshot has about 100 bytes a file.
 const RESERVED_SHARE: u64 = 64;
 const RESERVED_BYTES_MAX: u64 = 2 << 30;
 

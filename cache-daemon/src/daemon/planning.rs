@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use super::epochs::Epochs;
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
+use super::recalling::Recalling;
 use super::sight::Sight;
 use super::warming::{Warm, Warming};
 use super::watching::Watching;
@@ -102,6 +103,7 @@ impl Planning {
             sets: Sets::default(),
             refused_room: None,
             epochs: Epochs::new(cache.clone()),
+            recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
             wishes,
             orders: orders.watch(reader),
             warm: planning.warm.clone(),
@@ -176,6 +178,7 @@ struct Planner {
     /// The room that the store said it had when it refused something for want of room.
     refused_room: Option<u64>,
     epochs: Epochs,
+    recalling: Recalling,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
     warm: Arc<Warm>,
@@ -201,6 +204,9 @@ impl Planner {
             });
         }
         self.prefetcher.stop();
+        if let Some(history) = &self.history {
+            self.recalling.close(history, self.cache.catalog());
+        }
     }
 
     fn turn(&mut self, state: &Mutex<PlannerState>) -> Activity {
@@ -220,9 +226,11 @@ impl Planner {
         for touch in &touches {
             history.touch(touch);
             self.readahead.touched(history, touch);
+            self.recalling.touched(history, touch);
         }
         for summary in history.take_ended() {
             self.readahead.ended(history, &summary);
+            self.recalling.ended(history, &summary);
             let set = path_of(&self.cache, summary.part);
             let is_worth_it = self.epochs.ended(&summary, set, self.readahead.counts());
             if is_worth_it {
@@ -230,6 +238,11 @@ impl Planner {
                 state.lock().epochs = self.epochs.last();
             }
         }
+        // After what has ended: their epochs have begun.
+        let recalled = self.recalling.take_recalled();
+        self.figures.orders_recalled.add(recalled.len() as u64);
+        recalled.into_iter().for_each(|order| self.readahead.told(order, now_ns));
+        self.recalling.settle(history, self.cache.catalog(), now_ns);
         for done in self.prefetcher.take_done() {
             self.readahead.done(history, &done.command, done.outcome);
             self.warm.done(&done);
@@ -322,12 +335,15 @@ impl Planner {
         figures.touches_lost.set(self.sight.lost());
         figures.allowance_bytes.set(self.readahead.allowance_left(now_ns).unwrap_or(0));
         let Some(history) = &self.history else { return };
-        figures.history_bytes.set(history.memory_bytes() as u64);
+        let (kept, kept_bytes) = self.recalling.kept();
+        figures.orders_kept.set(kept as u64);
+        figures.history_bytes.set((history.memory_bytes() + kept_bytes) as u64);
         let is_active = |last_ns: u64| now_ns.saturating_sub(last_ns) < IDLE_AFTER_NS;
         figures.jobs.set(history.jobs().iter().filter(|job| is_active(job.last_ns())).count() as u64);
         let mut state = state.lock();
         state.activity = activity.to_string();
         self.sight.source().clone_into(&mut state.source);
+        state.order = self.readahead.followed().map(|purpose| purpose.to_string()).unwrap_or_default();
         let Some(job) = history.main_job(now_ns) else { return };
         figures.coverage_percent.set((job.coverage() * 100.0) as u64);
         figures.confidence_percent.set((job.confidence() * 100.0) as u64);

@@ -57,6 +57,11 @@ impl Waker {
         self.0.pending.swap(false, AcqRel)
     }
 
+    /// [`Waker::take`] for whoever is told of each write to the eventfd, and so need not empty it.
+    pub(super) fn hear(&self) -> bool {
+        self.0.pending.load(Acquire) && self.0.pending.swap(false, AcqRel)
+    }
+
     /// Waits in poll(2) for a wake, a signal or `timeout`, and takes the wakes. For engines that have
     /// nothing else to wait for in the kernel.
     pub(super) fn wait(&self, timeout: Duration) -> io::Result<()> {

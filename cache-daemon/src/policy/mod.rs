@@ -4,5 +4,6 @@
 //! disk or a network; the daemon and `cachectl simulate` run the same code.
 
 pub mod eviction;
+pub mod pushing;
 pub mod readahead;
 pub mod sets;

@@ -26,6 +26,8 @@ figures! {
         prefetch_wasted_bytes: Counter, "bytes", "Bytes of them.";
         prefetch_unread: Gauge, "objects", "Objects fetched ahead that are still to be read.";
         orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";
+        orders_kept: Gauge, "orders", "Orders of earlier epochs that are remembered.";
+        orders_recalled: Counter, "orders", "Times that readers were found to read in the order of an earlier epoch.";
         orders_wrong: Gauge, "orders", "Orders dropped because readers did not follow them.";
         allowance_bytes: Gauge, "bytes", "Bytes that --prefetch-hourly still allows; 0 without a limit.";
         history_bytes: Gauge, "bytes", "Memory of the history of readings.";
@@ -50,6 +52,8 @@ pub struct PlannerState {
     pub set_files: u64,
     /// The epoch that it is in, from 1; 0 if nobody has read yet.
     pub epoch: u64,
+    /// The order that readers follow: `told`, `recalled` from an earlier epoch, or empty.
+    pub order: String,
     /// The last epochs that have ended, the oldest first.
     pub epochs: Vec<EpochState>,
 }

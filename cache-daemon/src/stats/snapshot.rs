@@ -344,7 +344,7 @@ mod tests {
             "probes": {"tier": "C", "why": "no CAP_BPF", "attached": [],
                        "left_out": [{"program": "pages_got", "why": "old"}],
                        "costs": [{"program": "page_added", "runs": 9, "ns_per_run": 70}]},
-            "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0, "epochs": []},
+            "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0, "order": "", "epochs": []},
             "figures": {
                 "control_requests": 3, "control_refused": 0, "control_clients": 0,
                 "fuse_read_latency": {"count": 1, "p50_us": 10, "p90_us": 10, "p99_us": 10, "max_us": 10},

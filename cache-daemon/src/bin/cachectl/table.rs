@@ -98,6 +98,9 @@ fn planner(out: &mut dyn Write, planner: &PlannerState) -> io::Result<()> {
         let files = units::human(planner.set_files, "files");
         write!(out, "; {} of {files} files in {set}", planner.workload)?;
         write!(out, ", epoch {}, seen by {}", planner.epoch, planner.source)?;
+        if !planner.order.is_empty() {
+            write!(out, ", order {}", planner.order)?;
+        }
     }
     writeln!(out)
 }

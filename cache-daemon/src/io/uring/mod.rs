@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, Fixed, FsyncFlags, SubmitArgs, TimeoutFlags, Timespec};
-use io_uring::{EnterFlags, IoUring, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use super::file::os_file;
 use super::slots::Slots;
@@ -62,6 +62,8 @@ pub struct UringEngine {
     disabled: bool,
     /// A poll of the waker's eventfd is in the ring.
     wake_armed: bool,
+    /// It stays there and tells of every write, so that the eventfd need not be read: from Linux 5.13 on.
+    wake_stays: bool,
     /// A timeout operation is in the ring (kernels whose waits carry none).
     timeout_armed: bool,
     /// Where the kernel reads that timeout from, when it takes the entry.
@@ -69,7 +71,7 @@ pub struct UringEngine {
     /// Being dropped: nothing is submitted again.
     closing: bool,
     /// Room for what the kernel has completed, kept between calls.
-    reaped: Vec<(u64, i32)>,
+    reaped: Vec<(u64, i32, u32)>,
     /// Over already: what an IOPOLL ring cannot do and `submit` did itself.
     over: Vec<Completion>,
 }
@@ -106,6 +108,7 @@ impl UringEngine {
             report,
             disabled: flags.single_issuer,
             wake_armed: false,
+            wake_stays: !oldest && !options.iopoll,
             timeout_armed: false,
             timespec: Box::default(),
             closing: false,
@@ -175,11 +178,11 @@ impl UringEngine {
         unsafe { self.ring.submission().push(entry) }.expect("the queue has room for the whole depth");
     }
 
-    /// Watches the waker's eventfd from inside the ring, as long as nothing has come of it.
+    /// Watches the waker's eventfd from inside the ring, unless it does already.
     fn arm_wake(&mut self) {
         if !self.wake_armed {
-            let poll = opcode::PollAdd::new(Fd(self.wakes.raw_fd()), libc::POLLIN as u32).build();
-            self.push(&poll.user_data(WAKE));
+            let poll = opcode::PollAdd::new(Fd(self.wakes.raw_fd()), libc::POLLIN as u32);
+            self.push(&poll.multi(self.wake_stays).build().user_data(WAKE));
             self.wake_armed = true;
         }
     }
@@ -237,12 +240,14 @@ impl UringEngine {
         let mut woken = false;
         let mut again = Vec::new();
         let mut reaped = std::mem::take(&mut self.reaped);
-        reaped.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result())));
-        for (user_data, result) in reaped.drain(..) {
+        reaped.extend(self.ring.completion().map(|entry| (entry.user_data(), entry.result(), entry.flags())));
+        for (user_data, result, flags) in reaped.drain(..) {
             match user_data {
                 WAKE => {
-                    self.wake_armed = false;
-                    woken |= self.wakes.drain();
+                    self.wake_armed = self.wake_stays && cqueue::more(flags);
+                    // EINVAL from a kernel that does not know it.
+                    self.wake_stays &= result >= 0;
+                    woken |= self.take_wakes(true);
                 }
                 TIMEOUT => self.timeout_armed = false,
                 CANCEL => {}
@@ -256,6 +261,15 @@ impl UringEngine {
             self.push(&entry);
         }
         woken
+    }
+
+    /// Whether there were wakes since the last time; `seen` if the ring has told of the eventfd.
+    fn take_wakes(&self, seen: bool) -> bool {
+        match self.wake_stays {
+            true => self.wakes.hear(),
+            false if seen => self.wakes.drain(),
+            false => self.wakes.take(),
+        }
     }
 
     /// Whether nothing was done and the same may be asked again.
@@ -330,7 +344,7 @@ impl Engine for UringEngine {
     fn complete(&mut self, timeout: Duration, done: &mut Vec<Completion>) -> io::Result<()> {
         self.enable()?;
         let before = done.len();
-        let woken = self.reap(done) | self.wakes.take();
+        let woken = self.reap(done) | self.take_wakes(false);
         let timeout = if woken || done.len() > before { Duration::ZERO } else { timeout };
         if self.options.iopoll {
             return self.poll_device(timeout, done);

@@ -5,7 +5,7 @@
 //! the store's room allow, spread over the listing (object stores slow down on consecutive names). So the first epoch of an
 //! empty cache runs at the speed of the link instead of that of a few blocking readers.
 //!
-//! An *order* that somebody told is followed instead, and a path that a user wants stored is fetched whoever reads.
+//! An *order* that somebody told, or that was read before, is followed instead, and a path that a user wants stored is fetched whoever reads.
 //! Within large objects, *runs* are followed.
 //!
 //! - `depth`: how many requests in flight fill the link, from measurement.
@@ -16,7 +16,7 @@
 //!
 //! Invariants
 //! - Nothing is fetched ahead without evidence: [`crate::access::Workload::Epochs`], a run within an object, or an order
-//!   that was told.
+//!   that was told or read before.
 //! - Nothing beyond the store's room: what would not be kept is not fetched.
 //! - An object is asked for at most once an epoch, unless it failed.
 //! - Half a minute after its readers, it stops too.
@@ -230,7 +230,12 @@ impl Readahead {
 
     /// Somebody told an order, or wants files stored.
     pub fn told(&mut self, order: Order, now_ns: u64) {
-        if self.limits.mode == Mode::Off && order.purpose() == Purpose::Told {
+        let is_wanted = match order.purpose() {
+            Purpose::Told => self.limits.mode != Mode::Off,
+            Purpose::Recalled => self.limits.mode == Mode::Auto,
+            Purpose::Warm => true,
+        };
+        if !is_wanted {
             return;
         }
         let is_replaced = |old: &Order| !order.name().is_empty() && old.name() == order.name();
@@ -250,6 +255,16 @@ impl Readahead {
     /// How many of the files that a user wants stored were passed.
     pub fn warmed(&self) -> Option<usize> {
         self.orders.iter().find(|order| order.purpose() == Purpose::Warm).map(Order::passed)
+    }
+
+    /// What the order that readers follow is for; none if none is known to be right.
+    pub fn followed(&self) -> Option<Purpose> {
+        self.orders.iter().find(|order| order.standing() == Standing::Right).map(Order::purpose)
+    }
+
+    /// The orders that readers follow.
+    pub fn followed_orders(&mut self) -> impl Iterator<Item = &mut Order> {
+        self.orders.iter_mut().filter(|order| order.standing() == Standing::Right)
     }
 
     /// Orders that readers did not follow.
@@ -355,7 +370,7 @@ impl Readahead {
         self.orders.retain(|order| order.standing() != Standing::Wrong);
         self.wrong_orders += (before - self.orders.len()) as u64;
         self.orders.retain(|order| match order.purpose() {
-            Purpose::Told => !order.was_read(),
+            Purpose::Told | Purpose::Recalled => !order.was_read(),
             // Whoever waits for it is told of its end first: see `stop_warming`.
             Purpose::Warm => true,
         });

@@ -1,8 +1,10 @@
 //! Orders: files in the order in which they will be read, because somebody said so.
 //!
-//! A training script tells the order of its epoch, or a user asks for a path to be fetched (`cachectl warm`). A told
-//! order is believed at first, for [`UNPROVEN_MAX`] files ahead, and held against the first readings: if fewer than half
-//! come about when it says, it is of another epoch or another job, and is dropped. What it cost are those fetches.
+//! A training script tells the order of its epoch, it is that of an earlier epoch, or a user asks for a path to be
+//! fetched (`cachectl warm`). A told order is believed at first, for [`UNPROVEN_MAX`] files ahead, and held against the
+//! first readings: if fewer than half come about when it says, it is of another epoch or another job, and is dropped.
+//! What it cost are those fetches. A recalled one is proven by the readings that it was recalled by. Both are
+//! watched all along.
 
 use crate::access::FileNo;
 
@@ -20,6 +22,11 @@ const OFF_SHARE: usize = 8;
 const OFF_MIN: usize = 64;
 const OFF_MAX: usize = 4_096;
 
+/// Readings of its files by which a proven order is judged again and again, and how many of them have to be as it says:
+/// another job may read the same files in another order.
+const JUDGED: u32 = 128;
+const AS_TOLD_MIN: u32 = 48;
+
 const NONE: u32 = u32::MAX;
 
 /// What an order is for.
@@ -27,8 +34,20 @@ const NONE: u32 = u32::MAX;
 pub enum Purpose {
     /// Readers will read in it.
     Told,
+    /// As in an earlier epoch.
+    Recalled,
     /// To have the files stored, whoever reads them.
     Warm,
+}
+
+impl std::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Told => "told",
+            Self::Recalled => "recalled",
+            Self::Warm => "warm",
+        })
+    }
 }
 
 /// What is known of a told order.
@@ -53,8 +72,16 @@ pub struct Order {
     places: Vec<u32>,
     /// The next one to be fetched.
     next: usize,
+    /// The next one to be pushed.
+    pushed: usize,
+    /// One reading in so many is seen.
+    seen_every: usize,
     /// Files of it that were read since it was told.
     read: u32,
+    /// Where its readers are, about: as many of their readings lie before it as behind it.
+    at: usize,
+    /// Of the readings by which it is judged now: all, and those that come about when it says.
+    judged: u32,
     as_told: u32,
     others: u32,
     standing: Standing,
@@ -81,7 +108,11 @@ impl Order {
             files,
             places,
             next: 0,
+            pushed: 0,
+            seen_every: 1,
             read: 0,
+            at: 0,
+            judged: 0,
             as_told: 0,
             others: 0,
             standing,
@@ -92,6 +123,24 @@ impl Order {
     pub fn to_warm(mut self) -> Self {
         self.purpose = Purpose::Warm;
         self
+    }
+
+    /// The same files, read in this order before; its readers are at the one numbered `at`.
+    pub fn recalled(mut self, at: usize) -> Self {
+        (self.purpose, self.at) = (Purpose::Recalled, at);
+        self.next = at.saturating_sub(self.off());
+        self
+    }
+
+    /// The same files, of whose readings one in `every` is seen.
+    pub fn seen_every(mut self, every: usize) -> Self {
+        self.set_seen_every(every);
+        self
+    }
+
+    /// From now on one reading in `every` is seen.
+    pub fn set_seen_every(&mut self, every: usize) {
+        self.seen_every = every;
     }
 
     /// The files.
@@ -130,19 +179,32 @@ impl Order {
         if self.purpose == Purpose::Warm {
             return;
         }
-        match self.places.get(file.0 as usize).filter(|&&place| place != NONE) {
-            Some(&place) => {
-                let off = (self.files.len() / OFF_SHARE).clamp(OFF_MIN, OFF_MAX);
-                self.as_told += u32::from((place as usize).abs_diff(self.read as usize) <= off);
+        match self.place(file) {
+            Some(place) => {
+                if place.abs_diff(self.at) <= self.off() {
+                    self.at += if place > self.at { 2 * self.seen_every } else { 0 };
+                    self.as_told += 1;
+                }
+                self.judged += 1;
                 self.read += 1;
             }
             // Of another job, or of what this order does not speak of.
             None => self.others += 1,
         }
         if self.standing == Standing::Unproven && (self.read >= PROOF || self.others >= OTHERS_MAX) {
-            let is_right = self.read >= PROOF && self.as_told * 2 >= self.read;
-            self.standing = if is_right { Standing::Right } else { Standing::Wrong };
+            self.judge(self.read >= PROOF && self.as_told * 2 >= self.judged);
+        } else if self.judged >= JUDGED {
+            self.judge(self.as_told >= AS_TOLD_MIN);
         }
+    }
+
+    fn judge(&mut self, is_right: bool) {
+        self.standing = if is_right { Standing::Right } else { Standing::Wrong };
+        (self.judged, self.as_told) = (0, 0);
+    }
+
+    fn off(&self) -> usize {
+        (self.files.len() / OFF_SHARE).clamp(OFF_MIN, OFF_MAX)
     }
 
     /// What is known of it.
@@ -158,6 +220,10 @@ impl Order {
         if is_far_ahead {
             return None;
         }
+        if self.standing == Standing::Right {
+            // Behind the readers nothing is read any more.
+            self.next = self.next.max(self.behind());
+        }
         let file = self.files.get(self.next).copied()?;
         self.next += 1;
         Some(file)
@@ -166,6 +232,32 @@ impl Order {
     /// The last file again: it could not be taken.
     pub fn step_back(&mut self) {
         self.next -= 1;
+    }
+
+    /// The next file to be pushed and its place, at least `lead` files ahead of the readers; none before it is proven.
+    pub fn next_push(&mut self, lead: usize) -> Option<(usize, FileNo)> {
+        if self.standing != Standing::Right || self.purpose == Purpose::Warm {
+            return None;
+        }
+        let place = self.pushed.max(self.at + lead);
+        let file = self.files.get(place).copied()?;
+        self.pushed = place + 1;
+        Some((place, file))
+    }
+
+    /// The last file to be pushed again: there was no room.
+    pub fn unpush(&mut self) {
+        self.pushed -= 1;
+    }
+
+    /// The place before which all were read.
+    pub fn behind(&self) -> usize {
+        self.at.saturating_sub(self.off())
+    }
+
+    /// The place of `file`.
+    pub fn place(&self, file: FileNo) -> Option<usize> {
+        self.places.get(file.0 as usize).filter(|&&place| place != NONE).map(|&place| place as usize)
     }
 
     /// Whether the readers are through with it, all but a few.
@@ -220,6 +312,32 @@ mod tests {
         shuffled(&set, 1, 0).iter().take(64).for_each(|touch| order.reading(touch.file));
         assert_eq!(std::iter::from_fn(|| order.take_next()).count(), 5_000 - UNPROVEN_MAX);
         assert!(order.is_done());
+    }
+
+    #[test]
+    fn an_order_that_its_readers_leave_is_dropped_and_one_that_two_jobs_read_is_not() {
+        let set = Set { files: 10_000, ..Set::default() };
+        let (own, other) = (shuffled(&set, 1, 0), shuffled(&set, 2, 0));
+        let (mut shared, mut left) = (told(0, 10_000), told(0, 10_000));
+        for (own, other) in own.iter().zip(&other).take(5_000) {
+            shared.reading(own.file);
+            left.reading(own.file);
+            shared.reading(other.file);
+        }
+        assert_eq!((shared.standing(), left.standing()), (Standing::Right, Standing::Right));
+        other[5_000..5_400].iter().for_each(|touch| left.reading(touch.file));
+        assert_eq!(left.standing(), Standing::Wrong);
+    }
+
+    #[test]
+    fn a_recalled_order_begins_where_its_readers_are() {
+        let set = Set { files: 10_000, ..Set::default() };
+        let all = shuffled(&set, 1, 0);
+        let mut order = told(0, 10_000).recalled(6_016);
+        all[6_000..6_032].iter().for_each(|touch| order.reading(touch.file));
+        assert_eq!((order.standing(), order.purpose()), (Standing::Right, Purpose::Recalled));
+        let fetched = std::iter::from_fn(|| order.take_next()).count();
+        assert!((3_984..3_984 + 1_300).contains(&fetched), "{fetched}");
     }
 
     #[test]

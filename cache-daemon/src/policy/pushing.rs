@@ -1,0 +1,319 @@
+//! Pushing: which files of a known order to put into the kernel's page cache, and which to take out of it.
+//!
+//! Of the orders that readers follow, what comes next is pushed just ahead of them, so that it costs them no request; what they
+//! have read makes room for it, once it has been quiet for a while and as soon as its room is wanted, the file that was
+//! read first going first. What is stored nowhere is fetched for it: a full store keeps what it has, and what it
+//! has no room for is staged in the page cache.
+//!
+//! Invariants
+//! - Unread pages and those on their way never exceed the budget that the pusher counts.
+//! - A file is pushed once an epoch; nothing that was pushed is dropped before it was read or passed by.
+//! - Nothing is pushed without an order that readers are seen to follow.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::readahead::Order;
+use crate::access::{FileNo, FileTable, Touch};
+
+/// Files right ahead of the readers that are left to them: a push would come too late.
+const LEAD: usize = 16;
+
+/// Files that a reader has left alone for so long are not read any more: PIL reads 4 KiB first, and then the rest.
+const QUIET_NS: u64 = 100_000_000;
+
+/// Where cached reads are not seen, one file in so many is not pushed, so that its request marks the progress.
+pub const MARK_EVERY: usize = 16;
+
+/// Commands at once, at most: as much as is done between two plans.
+const COMMANDS_MAX: usize = 1_024;
+
+/// What is to be done to the page cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PushCommand {
+    /// Put all of the file in.
+    Push(FileNo),
+    /// Take it out.
+    Drop(FileNo),
+}
+
+/// How the page cache stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Monotonic clock, ns.
+    pub now_ns: u64,
+    /// Bytes of the budget that nothing pushed takes.
+    pub free_bytes: u64,
+    /// Bytes of a page.
+    pub page_bytes: u64,
+    /// Commands that may be given now.
+    pub commands: usize,
+    /// Cached reads are seen.
+    pub sees_all: bool,
+}
+
+/// What became of what was pushed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PushCounts {
+    /// Files put into the page cache.
+    pub pushed: u64,
+    /// Files of which something could not be.
+    pub failed: u64,
+    /// Files read after they were pushed.
+    pub used: u64,
+    /// Files dropped.
+    pub dropped: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Coming,
+    Unread,
+    /// Its readers have reached its end; when they last touched it.
+    Read(u64),
+}
+
+/// Decides what is pushed and dropped.
+#[derive(Debug, Default)]
+pub struct Pushing {
+    held: HashMap<FileNo, State>,
+    /// In the order in which their ends were reached.
+    read: VecDeque<FileNo>,
+    counts: PushCounts,
+}
+
+impl Pushing {
+    /// A file was touched.
+    pub fn touched(&mut self, touch: &Touch) {
+        match self.held.get_mut(&touch.file) {
+            Some(State::Read(at_ns)) => *at_ns = touch.at_ns,
+            Some(state) if touch.ends => {
+                // One that was on its way came too late: its reader asked for it.
+                self.counts.used += u64::from(*state == State::Unread);
+                *state = State::Read(touch.at_ns);
+                self.read.push_back(touch.file);
+            }
+            _ => {}
+        }
+    }
+
+    /// A file is in the page cache, or could not be put there.
+    pub fn pushed(&mut self, file: FileNo, is_there: bool) {
+        if is_there {
+            self.counts.pushed += 1;
+            if let Some(state @ State::Coming) = self.held.get_mut(&file) {
+                *state = State::Unread;
+            }
+        } else {
+            self.counts.failed += 1;
+            if self.held.get(&file) == Some(&State::Coming) {
+                self.held.remove(&file);
+            }
+        }
+    }
+
+    /// What was `dropped` is gone.
+    pub fn dropped(&mut self) {
+        self.counts.dropped += 1;
+    }
+
+    /// No order is followed any more: what was pushed and not read makes room when others want it.
+    pub fn ended(&mut self, now_ns: u64) {
+        let unread = self.held.iter_mut().filter(|(_, state)| matches!(state, State::Unread));
+        for (file, state) in unread {
+            *state = State::Read(now_ns);
+            self.read.push_back(*file);
+        }
+    }
+
+    /// What to do now, for `orders` that readers follow.
+    pub fn plan(&mut self, orders: &mut [&mut Order], table: &FileTable, room: &Room) -> Vec<PushCommand> {
+        let mut commands = Vec::new();
+        let most = room.commands.min(COMMANDS_MAX);
+        let mut free_bytes = room.free_bytes;
+        if !room.sees_all {
+            orders.iter().for_each(|order| self.pass_by(order, room.now_ns));
+        }
+        let (mut turn, mut tired) = (0, 0);
+        while tired < orders.len() && commands.len() < most {
+            let order = &mut *orders[turn % orders.len()];
+            turn += 1;
+            let Some((file, bytes)) = self.next_of(order, table, room) else {
+                tired += 1;
+                continue;
+            };
+            if bytes > free_bytes {
+                order.unpush();
+                self.make_room(room, &mut commands);
+                break;
+            }
+            free_bytes -= bytes;
+            tired = 0;
+            self.held.insert(file, State::Coming);
+            commands.push(PushCommand::Push(file));
+        }
+        commands
+    }
+
+    /// The next file of `order` that is not held, and its bytes in whole pages.
+    fn next_of(&self, order: &mut Order, table: &FileTable, room: &Room) -> Option<(FileNo, u64)> {
+        loop {
+            let (place, file) = order.next_push(LEAD)?;
+            let is_mark = !room.sees_all && place % MARK_EVERY == 0;
+            let Some(rank) = table.rank(file) else { continue };
+            if !is_mark && !self.held.contains_key(&file) {
+                return Some((file, table.size_bytes(rank).next_multiple_of(room.page_bytes)));
+            }
+        }
+    }
+
+    /// Drops what was read and has been quiet, all of it: once room is wanted, it will be again.
+    fn make_room(&mut self, room: &Room, commands: &mut Vec<PushCommand>) {
+        while commands.len() < room.commands {
+            let Some(&file) = self.read.front() else { return };
+            match self.held.get(&file) {
+                Some(State::Read(at_ns)) if room.now_ns.saturating_sub(*at_ns) < QUIET_NS => return,
+                Some(State::Read(_)) => {
+                    commands.push(PushCommand::Drop(file));
+                    self.held.remove(&file);
+                }
+                _ => {}
+            }
+            self.read.pop_front();
+        }
+    }
+
+    /// Where cached reads are not seen, what lies well behind the readers was read.
+    fn pass_by(&mut self, order: &Order, now_ns: u64) {
+        let behind = order.behind();
+        let passed = self.held.iter_mut().filter(|(file, state)| {
+            **state == State::Unread && order.place(**file).is_some_and(|place| place < behind)
+        });
+        for (file, state) in passed {
+            *state = State::Read(now_ns);
+            self.read.push_back(*file);
+            self.counts.used += 1;
+        }
+    }
+
+    /// What became of what was pushed.
+    pub fn counts(&self) -> PushCounts {
+        self.counts
+    }
+
+    /// Files that were pushed, or are on their way, and not read.
+    pub fn unread(&self) -> u64 {
+        (self.held.len() - self.read.len().min(self.held.len())) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::super::readahead::Purpose;
+    use super::*;
+    use crate::access::workload::{Set, jumbled, shuffled};
+
+    const FILE_BYTES: u64 = 102_400;
+
+    /// A page cache that holds what it is told.
+    struct Rig {
+        pushing: Pushing,
+        order: Order,
+        table: FileTable,
+        cached: HashSet<FileNo>,
+        budget_bytes: u64,
+        sees_all: bool,
+    }
+
+    impl Rig {
+        fn new(set: &Set, budget_files: u64, sees_all: bool) -> Self {
+            let files = shuffled(set, 1, 0).into_iter().map(|touch| touch.file);
+            let stride = if sees_all { 1 } else { MARK_EVERY };
+            Self {
+                pushing: Pushing::default(),
+                order: Order::new(Purpose::Told, files).seen_every(stride),
+                table: set.table(),
+                cached: HashSet::new(),
+                budget_bytes: budget_files * FILE_BYTES,
+                sees_all,
+            }
+        }
+
+        fn plan(&mut self, now_ns: u64) {
+            let free_bytes = self.budget_bytes - self.cached.len() as u64 * FILE_BYTES;
+            let room = Room { now_ns, free_bytes, page_bytes: 4096, commands: 512, sees_all: self.sees_all };
+            for command in self.pushing.plan(&mut [&mut self.order], &self.table, &room) {
+                match command {
+                    PushCommand::Push(file) => {
+                        assert!(self.cached.insert(file), "pushed twice");
+                        self.pushing.pushed(file, true);
+                    }
+                    PushCommand::Drop(file) => {
+                        assert!(self.cached.remove(&file), "dropped what was not there");
+                        self.pushing.dropped();
+                    }
+                }
+            }
+            assert!(self.cached.len() as u64 * FILE_BYTES <= self.budget_bytes);
+        }
+
+        /// Reads, a reading a millisecond, and plans every 20 of them; how many found their file in the page cache.
+        fn read(&mut self, touches: &[Touch]) -> usize {
+            let mut hits = 0;
+            for (at, touch) in touches.iter().enumerate() {
+                let is_hit = self.cached.contains(&touch.file);
+                hits += usize::from(is_hit);
+                if self.sees_all || !is_hit {
+                    self.order.reading(touch.file);
+                    self.pushing.touched(touch);
+                }
+                if at % 20 == 19 {
+                    self.plan(touch.at_ns);
+                }
+            }
+            hits
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        #[test]
+        fn nearly_all_of_an_order_is_there_before_its_readers_within_any_budget(
+            files in 2_000_u32..8_000, budget_files in 600_u64..2_000, ahead in 0_usize..64, seed: u64,
+        ) {
+            let set = Set { files, ..Set::default() };
+            let mut rig = Rig::new(&set, budget_files, true);
+            let hits = rig.read(&jumbled(&shuffled(&set, 1, 0), ahead, seed));
+            // The first ones prove it, and those that lie right behind them are left to their readers.
+            prop_assert!(hits as u32 + 200 >= files, "{} of {}", hits, files);
+            let counts = rig.pushing.counts();
+            prop_assert!(counts.used + 300 >= counts.pushed && counts.failed == 0, "{:?}", counts);
+        }
+
+        #[test]
+        fn where_cached_reads_are_not_seen_the_marks_tell_the_progress(files in 3_000_u32..8_000, seed: u64) {
+            let set = Set { files, ..Set::default() };
+            let mut rig = Rig::new(&set, 2_500, false);
+            let hits = rig.read(&jumbled(&shuffled(&set, 1, 0), 32, seed));
+            prop_assert!(hits as f64 > f64::from(files) * 0.75, "{} of {}", hits, files);
+        }
+    }
+
+    #[test]
+    fn nothing_is_pushed_before_the_order_is_proven_and_nothing_unread_is_dropped() {
+        let set = Set::default();
+        let mut rig = Rig::new(&set, 100, true);
+        rig.plan(0);
+        assert!(rig.cached.is_empty());
+        rig.read(&shuffled(&set, 1, 0)[..40]);
+        assert_eq!(rig.cached.len(), 100);
+        rig.plan(10 * QUIET_NS);
+        assert_eq!((rig.cached.len(), rig.pushing.counts().dropped), (100, 0));
+        rig.pushing.ended(10 * QUIET_NS);
+        assert_eq!(rig.pushing.unread(), 0);
+    }
+}
