@@ -3,6 +3,7 @@
 use epochcache_tests::bed::data_set::{DataSet, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, PATIENCE, cachectl};
 use epochcache_tests::bed::programs::wait_until;
+use epochcache_tests::bed::reader::{Readers, permutation};
 use epochcache_tests::bed::s3::Weather;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde_json::Value;
@@ -213,4 +214,37 @@ fn a_push_is_no_reading_to_whoever_plans() -> Outcome {
     let touches = mount.stats()?.figure("planner_touches");
     assert!(touches <= 4, "{touches} beginnings and ends of one reading");
     mount.unmount()
+}
+
+#[test]
+fn of_an_order_that_is_followed_what_comes_next_is_pushed_and_what_was_read_is_dropped() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(2_000), &Weather::default())?;
+    let options = ["--serve", "noopen", "--page-cache-size", "32MiB"];
+    let mount = bed.mount(&options)?;
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
+    mount.wait_until_stored()?;
+    mount.unmount()?;
+
+    // Another mount: nothing is in the page cache.
+    let mount = bed.mount(&options)?;
+    let files = &bed.data_set.manifest.files;
+    let order: String = permutation(files.len(), 1, 2).map(|at| format!("{}\n", files[at].path)).collect();
+    std::fs::write(mount.path().join(".epochcache/order"), order)?;
+    wait_until(PATIENCE, "the order is taken", || Ok(mount.stats()?.figure("planner_orders_told") == 1))?;
+    let mut readers = Readers::start(&bed.reading(mount.path()).paced(400.0))?;
+    let epoch = readers.begin(2)?;
+    let mut held_max = 0;
+    while mount.stats()?.figure("planner_push_used") < 1_000 && !mount.log().contains("epoch has ended") {
+        held_max = mount.stats()?.figure("fuse_push_held_bytes").max(held_max);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    epoch.end()?.must_be_right(bed.files())?;
+    let stats = mount.stats()?;
+    let figure = |name: &str| stats.figure(name);
+    assert!(held_max <= 32 << 20, "{held_max}");
+    assert_eq!((figure("planner_orders_wrong"), figure("cache_misses")), (0, 0));
+    assert!(figure("planner_push_used") >= 1_000 && figure("planner_push_dropped") >= 500, "{}", mount.log());
+    assert!(figure("fuse_read") < 1_000, "{} READs", figure("fuse_read"));
+    Ok(())
 }

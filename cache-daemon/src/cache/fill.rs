@@ -24,15 +24,22 @@ const FILL_BYTES_MIN: u64 = 16 << 10;
 
 impl Cache {
     /// Fetches unit `key` of `object` in the background; its flight has been boarded.
-    pub(super) fn fetch(self: &Arc<Self>, ino: Ino, object: Arc<Object>, key: UnitKey) {
+    pub(super) fn fetch(
+        self: &Arc<Self>,
+        ino: Ino,
+        object: Arc<Object>,
+        key: UnitKey,
+        source: RequestSource,
+    ) {
         let cache = self.clone();
-        self.demand.fetch_add(1, Relaxed);
+        let demand = u32::from(source == RequestSource::Demand);
+        self.demand.fetch_add(demand, Relaxed);
         self.runtime.spawn(async move {
             let kib = fill_kib(&object, key.unit);
             let permit = cache.fill_kib.clone().acquire_many_owned(kib).await;
             let permit = permit.expect("the semaphore is never closed");
-            cache.clone().fill(ino, &object, key, RequestSource::Demand, permit).await;
-            cache.demand.fetch_sub(1, Relaxed);
+            cache.clone().fill(ino, &object, key, source, permit).await;
+            cache.demand.fetch_sub(demand, Relaxed);
         });
     }
 

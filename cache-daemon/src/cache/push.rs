@@ -15,6 +15,7 @@ use fuse_frontend::ticket::{Answer, ReadTicket};
 
 use super::{Cache, Deed};
 use crate::object::{Fingerprint, Object};
+use crate::origin::RequestSource;
 
 /// What comes of a push: the pusher's word, or why the bytes could not be had.
 pub type PushOutcome = Result<Pushed, Errno>;
@@ -48,7 +49,7 @@ impl Cache {
             offset,
             done: Box::new(done),
         };
-        self.give(ino, object, (offset, len), ReadTicket::new(pushing));
+        self.give(ino, object, (offset, len), RequestSource::Readahead, ReadTicket::new(pushing));
     }
 }
 

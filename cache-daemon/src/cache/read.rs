@@ -12,6 +12,7 @@ use super::flight::{Boarded, Waiter};
 use super::parts::{Sink, gathered, whole};
 use super::{Cache, UNIT_CHUNKS, UnitKey};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
+use crate::origin::RequestSource;
 use crate::store::Miss;
 
 /// A range within one chunk of an object.
@@ -19,6 +20,12 @@ use crate::store::Miss;
 pub(super) struct ChunkRange {
     pub chunk: u32,
     pub range: Range<u32>,
+}
+
+/// Who wants bytes, and where they go.
+pub(super) struct Wish {
+    source: RequestSource,
+    sink: Sink,
 }
 
 /// `len` bytes at `offset` of an object of `size_bytes`, cut at its end and at its chunks.
@@ -45,16 +52,17 @@ impl Cache {
         };
         self.figures.reads.increment();
         self.requests.note(ino, object.size_bytes, offset, len);
-        self.give(ino, &Arc::new(object), (offset, len), ticket);
+        self.give(ino, &Arc::new(object), (offset, len), RequestSource::Demand, ticket);
     }
 
     /// Answers `ticket` with `len` bytes at `offset` of node `ino`, which is `object`, then or later; nobody takes note of it as of
-    /// a reader's wish.
+    /// a reader's wish. What nobody waits for (`source`) goes behind what readers want, and its waiting is not counted.
     pub(super) fn give(
         self: &Arc<Self>,
         ino: Ino,
         object: &Arc<Object>,
         (offset, len): (u64, u32),
+        source: RequestSource,
         ticket: ReadTicket,
     ) {
         let ranges = chunk_ranges(object.size_bytes, offset, len);
@@ -64,25 +72,25 @@ impl Cache {
             several => gathered(ticket, &several.iter().map(ChunkRange::len).collect::<Vec<_>>()),
         };
         for (range, sink) in ranges.into_iter().zip(sinks) {
-            self.read_chunk(ino, object, range, sink);
+            self.read_chunk(ino, object, range, Wish { source, sink });
         }
     }
 
-    fn read_chunk(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, range: ChunkRange, sink: Sink) {
+    fn read_chunk(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, range: ChunkRange, wish: Wish) {
         if self.store.contains(&range.key(object)).is_some() {
-            self.read_stored(ino, object, range, sink);
+            self.read_stored(ino, object, range, wish);
         } else {
-            self.read_absent(ino, object, range, sink);
+            self.read_absent(ino, object, range, wish);
         }
     }
 
     /// The index has the chunk: reads it from the store, and fetches it if the store cannot give it.
-    fn read_stored(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, sink: Sink) {
+    fn read_stored(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, wish: Wish) {
         let (key, range) = (wanted.key(object), wanted.range.clone());
         let (cache, object, started) = (self.clone(), object.clone(), Instant::now());
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => {
-                sink(Ok(bytes));
+                (wish.sink)(Ok(bytes));
                 cache.eviction.used(ino, &object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
@@ -92,16 +100,16 @@ impl Cache {
                 // A fault of ours is a miss. Past the index: what it still says may be what just failed.
                 tracing::debug!(key = %object.key, ?miss, "the store did not give what its index has");
                 cache.figures.store_refusals.increment();
-                cache.board(ino, &object, wanted, sink, || false);
+                cache.board(ino, &object, wanted, wish, || false);
             }
         };
         self.store.read(key, range, Box::new(done));
     }
 
     /// The index has not the chunk: joins the flight of its unit, or begins it.
-    fn read_absent(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, sink: Sink) {
+    fn read_absent(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, wish: Wish) {
         let key = wanted.key(object);
-        self.board(ino, object, wanted, sink, || self.store.contains(&key).is_some());
+        self.board(ino, object, wanted, wish, || self.store.contains(&key).is_some());
     }
 
     fn board(
@@ -109,22 +117,25 @@ impl Cache {
         ino: Ino,
         object: &Arc<Object>,
         wanted: ChunkRange,
-        sink: Sink,
+        Wish { source, sink }: Wish,
         stored: impl FnOnce() -> bool,
     ) {
         let key = UnitKey { object: object.fingerprint, unit: wanted.chunk / UNIT_CHUNKS };
-        let waiter = Waiter { range: wanted.in_unit(), sink: self.timed(sink) };
+        let sink = if source == RequestSource::Demand { self.timed(sink) } else { sink };
+        let waiter = Waiter { range: wanted.in_unit(), sink };
         match self.flights.board(key, waiter, stored) {
             Boarded::First => {
                 self.figures.misses.increment();
-                self.fetch(ino, object.clone(), key);
+                self.fetch(ino, object.clone(), key, source);
             }
             Boarded::Joined => self.figures.joined.increment(),
             Boarded::Landed(bytes, Waiter { range, sink }) => {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
-            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(ino, object, wanted, sink),
+            Boarded::NotNeeded(Waiter { sink, .. }) => {
+                self.read_stored(ino, object, wanted, Wish { source, sink });
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod logging;
 mod orders;
 mod parts;
 mod planning;
+mod pushing;
 mod readers;
 mod recalling;
 mod sight;
@@ -85,7 +86,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let (device, inodes) = (mount.report().device, cache.catalog().len());
     let watching = Watching::start(config.probes, device, inodes, &config.store.places);
     let figures = &parts.figures;
-    let planning = Planning::start(&config, &cache, figures, &watching, orders);
+    let planning = Planning::start(&config, &cache, &mount, figures, &watching, orders);
     let planning = Arc::new(planning);
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));

@@ -13,12 +13,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use fuse_frontend::session::Mount;
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
 use super::epochs::Epochs;
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
+use super::pushing::{Came, PushLine};
 use super::recalling::Recalling;
 use super::sight::Sight;
 use super::warming::{Warm, Warming};
@@ -28,6 +30,7 @@ use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
+use crate::policy::pushing::{MARK_EVERY, PushCounts, Pushing, Room, Whereabouts};
 use crate::policy::readahead::{
     Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation,
 };
@@ -38,6 +41,9 @@ use crate::stats::planner::{PlannerFigures, PlannerState};
 /// How often it looks for readers, and how often when somebody has read since it last did.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// What a file takes in the page cache is a multiple of so much, roughly: the pusher counts exactly.
+const PAGE_BYTES: u64 = 4096;
 
 /// How often the table of files is made again at most: a second for ten million.
 const REFILE_EVERY: Duration = Duration::from_secs(10);
@@ -57,10 +63,11 @@ pub(super) struct Planning {
 const TOLD_MAX: usize = 8;
 
 impl Planning {
-    /// Plans for `cache`, from what `watching` sees and what is told in `orders`.
+    /// Plans for `cache` and `mount`, from what `watching` sees and what is told in `orders`.
     pub fn start(
         config: &Config,
         cache: &Arc<Cache>,
+        mount: &Arc<Mount>,
         figures: &AllFigures,
         watching: &Watching,
         orders: OrderDirectory,
@@ -100,10 +107,13 @@ impl Planning {
             prefetcher,
             filed: None,
             counted: Counts::default(),
+            pushes_counted: PushCounts::default(),
             sets: Sets::default(),
             refused_room: None,
             epochs: Epochs::new(cache.clone()),
             recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
+            pushing: Pushing::default(),
+            push_line: (!is_blind).then(|| PushLine::start(cache.clone(), mount.clone())).flatten(),
             wishes,
             orders: orders.watch(reader),
             warm: planning.warm.clone(),
@@ -173,12 +183,15 @@ struct Planner {
     meter: Meter,
     filed: Option<Filed>,
     counted: Counts,
+    pushes_counted: PushCounts,
     /// What the files are part of, for whoever evicts.
     sets: Sets,
     /// The room that the store said it had when it refused something for want of room.
     refused_room: Option<u64>,
     epochs: Epochs,
     recalling: Recalling,
+    pushing: Pushing,
+    push_line: Option<PushLine>,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
     warm: Arc<Warm>,
@@ -227,10 +240,12 @@ impl Planner {
             history.touch(touch);
             self.readahead.touched(history, touch);
             self.recalling.touched(history, touch);
+            self.pushing.touched(touch);
         }
         for summary in history.take_ended() {
             self.readahead.ended(history, &summary);
             self.recalling.ended(history, &summary);
+            self.pushing.ended(&self.readahead.followed_orders().collect::<Vec<_>>(), now_ns);
             let set = path_of(&self.cache, summary.part);
             let is_worth_it = self.epochs.ended(&summary, set, self.readahead.counts());
             if is_worth_it {
@@ -262,9 +277,42 @@ impl Planner {
         let plan = self.readahead.plan(history, &now, &mut |file| prefetcher.is_absent(file));
         self.prefetcher.ask(plan.depth, &plan.prefetch);
         self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
+        self.push(now_ns, plan.depth, room_bytes > 0 && plan.activity != Activity::Full);
         self.sort_out();
         self.tell(now_ns, plan.activity, state);
         plan.activity
+    }
+
+    /// Puts what comes next into the page cache, where an order is followed: from the origin, `depth` files at a time, if the
+    /// store has no room for it.
+    fn push(&mut self, now_ns: u64, depth: u32, has_room: bool) {
+        let (Some(line), Some(history)) = (&self.push_line, &self.history) else { return };
+        for came in line.take_came() {
+            match came {
+                Came::Pushed(file) => self.pushing.pushed(file, true),
+                Came::NotPushed(file) => self.pushing.pushed(file, false),
+                Came::Backed(file) => self.pushing.backed(file),
+                Came::Dropped => self.pushing.dropped(),
+            }
+        }
+        let sees_all = self.sight.sees_all();
+        let mut orders: Vec<_> = self.readahead.followed_orders().collect();
+        orders.iter_mut().for_each(|order| order.set_seen_every(if sees_all { 1 } else { MARK_EVERY }));
+        let room = Room {
+            now_ns,
+            free_bytes: line.free_bytes(),
+            page_bytes: PAGE_BYTES,
+            commands: line.room(),
+            fetches: depth as usize,
+            sees_all,
+        };
+        let prefetcher = &self.prefetcher;
+        let is_at = |file| match prefetcher.is_absent(file) {
+            false => Whereabouts::Here,
+            true if has_room => Whereabouts::Awaited,
+            true => Whereabouts::Origin,
+        };
+        line.ask(&self.pushing.plan(&mut orders, history.table(), &room, &is_at));
     }
 
     /// Orders that were told since the last time, in the directory or by `cachectl`.
@@ -326,6 +374,12 @@ impl Planner {
         figures.prefetch_wasted.add(counts.wasted - before.wasted);
         figures.prefetch_wasted_bytes.add(counts.wasted_bytes - before.wasted_bytes);
         figures.prefetch_unread.set(counts.unread);
+        let (pushes, before) = (self.pushing.counts(), self.pushes_counted);
+        figures.pushed.add(pushes.pushed - before.pushed);
+        figures.push_used.add(pushes.used - before.used);
+        figures.push_failed.add(pushes.failed - before.failed);
+        figures.push_dropped.add(pushes.dropped - before.dropped);
+        self.pushes_counted = pushes;
         self.counted = counts;
         let in_flight = self.prefetcher.in_flight();
         figures.prefetch_in_flight.set(u64::from(in_flight));

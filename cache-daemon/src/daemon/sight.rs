@@ -104,6 +104,11 @@ impl Sight {
         *self.jobs.entry(tgid).or_insert_with(|| topmost(tgid))
     }
 
+    /// Whether readings are seen that send no request.
+    pub fn sees_all(&self) -> bool {
+        self.sees_all
+    }
+
     /// Requests that there was no room for.
     pub fn lost(&self) -> u64 {
         self.cache.requests().lost()

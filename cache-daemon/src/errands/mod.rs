@@ -1,7 +1,7 @@
 //! Errands: what `cachectl` sends the daemon to do, beside serving.
 
 mod drop;
-mod push;
+pub(crate) mod push;
 mod verify;
 mod warm;
 

@@ -24,7 +24,7 @@ use crate::control::{PushProgress, Refusal};
 use crate::object::Object;
 
 /// What is read and pushed at a time: as much as a READ asks for, and a chunk of the store.
-const PIECE_BYTES: u64 = 1 << 20;
+pub(crate) const PIECE_BYTES: u64 = 1 << 20;
 
 /// Pieces on their way at once: enough for the store's device and the origin to work in parallel, 16 MiB of memory.
 const IN_FLIGHT: usize = 16;
@@ -137,6 +137,32 @@ fn list(directory: &Path) {
     }
 }
 
+/// Makes the kernel know the file by a look at its name; whether the name leads to it.
+pub(crate) fn make_known(cache: &Cache, mount: &Mount, ino: Ino) -> bool {
+    leads_to(&path_of(cache, mount, ino), ino)
+}
+
+fn path_of(cache: &Cache, mount: &Mount, ino: Ino) -> PathBuf {
+    let name = cache.catalog().path(ino).unwrap_or_default();
+    mount.report().mountpoint.join(Path::new(std::ffi::OsStr::from_bytes(&name)))
+}
+
+fn leads_to(path: &Path, ino: Ino) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.ino() == ino.0)
+}
+
+/// Has an object that the kernel reads from a local file by itself read ahead there; whether it is such an object.
+pub(crate) fn read_ahead(cache: &Cache, mount: &Mount, object: &Object) -> bool {
+    if mount.report().mode != Mode::Open || mount.passthrough().state().is_err() {
+        return false;
+    }
+    let complete = cache.store().complete_file(&object.fingerprint);
+    // Only a hint: a file that cannot be read ahead is read when it is wanted.
+    complete.is_some_and(|complete| {
+        posix_fadvise(complete.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED).is_ok()
+    })
+}
+
 /// A file of which pieces are on their way.
 struct OnItsWay {
     ino: Ino,
@@ -189,7 +215,7 @@ impl Errand<'_> {
             return self.tell(false);
         };
         let size_bytes = object.size_bytes;
-        if self.read_ahead(&object) {
+        if read_ahead(self.cache, self.mount, &object) {
             self.progress.backed_files += 1;
         } else if size_bytes == 0 {
             self.progress.pushed_files += 1;
@@ -301,25 +327,12 @@ impl Errand<'_> {
     /// Makes the kernel know the file: by listing its directory, if it is another than that of the file before, and by
     /// a look at the name, which asks us only where the listing was not enough. Whether the name leads to it.
     fn make_known(&mut self, ino: Ino) -> bool {
-        let name = self.cache.catalog().path(ino).unwrap_or_default();
-        let path = self.mount.report().mountpoint.join(Path::new(std::ffi::OsStr::from_bytes(&name)));
+        let path = path_of(self.cache, self.mount, ino);
         if self.listed.as_deref() != path.parent() {
             self.listed = path.parent().map(Path::to_owned);
             self.listed.as_deref().into_iter().for_each(list);
         }
-        std::fs::symlink_metadata(&path).is_ok_and(|found| found.ino() == ino.0)
-    }
-
-    /// Has an object that the kernel reads from a local file by itself read ahead there; whether it is such an object.
-    fn read_ahead(&self, object: &Object) -> bool {
-        if self.mount.report().mode != Mode::Open || self.mount.passthrough().state().is_err() {
-            return false;
-        }
-        let complete = self.cache.store().complete_file(&object.fingerprint);
-        // Only a hint: a file that cannot be read ahead is read when it is wanted.
-        complete.is_some_and(|complete| {
-            posix_fadvise(complete.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED).is_ok()
-        })
+        leads_to(&path, ino)
     }
 
     /// Hands on the progress if it is time, or the last one; whether anybody still listens and the mount is there.

@@ -36,6 +36,17 @@ pub enum PushCommand {
     Drop(FileNo),
 }
 
+/// Where a file's bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whereabouts {
+    /// Stored, or on their way.
+    Here,
+    /// At the origin, and nothing else will fetch them before their reader.
+    Origin,
+    /// At the origin, and they will be fetched ahead into the store.
+    Awaited,
+}
+
 /// How the page cache stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -47,6 +58,8 @@ pub struct Room {
     pub page_bytes: u64,
     /// Commands that may be given now.
     pub commands: usize,
+    /// Files that may be on their way from the origin for a push.
+    pub fetches: usize,
     /// Cached reads are seen.
     pub sees_all: bool,
 }
@@ -66,7 +79,10 @@ pub struct PushCounts {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    Coming,
+    /// On its way; whether from the origin.
+    Coming {
+        is_fetch: bool,
+    },
     Unread,
     /// Its readers have reached its end; when they last touched it.
     Read(u64),
@@ -78,6 +94,8 @@ pub struct Pushing {
     held: HashMap<FileNo, State>,
     /// In the order in which their ends were reached.
     read: VecDeque<FileNo>,
+    /// On their way from the origin.
+    fetches: usize,
     counts: PushCounts,
 }
 
@@ -87,6 +105,9 @@ impl Pushing {
         match self.held.get_mut(&touch.file) {
             Some(State::Read(at_ns)) => *at_ns = touch.at_ns,
             Some(state) if touch.ends => {
+                if let State::Coming { is_fetch: true } = state {
+                    self.fetches -= 1;
+                }
                 // One that was on its way came too late: its reader asked for it.
                 self.counts.used += u64::from(*state == State::Unread);
                 *state = State::Read(touch.at_ns);
@@ -98,35 +119,56 @@ impl Pushing {
 
     /// A file is in the page cache, or could not be put there.
     pub fn pushed(&mut self, file: FileNo, is_there: bool) {
+        self.came(file);
         if is_there {
             self.counts.pushed += 1;
-            if let Some(state @ State::Coming) = self.held.get_mut(&file) {
+            if let Some(state @ State::Coming { .. }) = self.held.get_mut(&file) {
                 *state = State::Unread;
             }
         } else {
             self.counts.failed += 1;
-            if self.held.get(&file) == Some(&State::Coming) {
-                self.held.remove(&file);
-            }
+            self.backed(file);
         }
     }
 
-    /// What was `dropped` is gone.
+    /// Nothing of the file was pushed: the kernel reads it from elsewhere.
+    pub fn backed(&mut self, file: FileNo) {
+        self.came(file);
+        if matches!(self.held.get(&file), Some(State::Coming { .. })) {
+            self.held.remove(&file);
+        }
+    }
+
+    fn came(&mut self, file: FileNo) {
+        if let Some(State::Coming { is_fetch }) = self.held.get_mut(&file) {
+            self.fetches -= usize::from(std::mem::take(is_fetch));
+        }
+    }
+
+    /// Something that was to be dropped is gone.
     pub fn dropped(&mut self) {
         self.counts.dropped += 1;
     }
 
-    /// No order is followed any more: what was pushed and not read makes room when others want it.
-    pub fn ended(&mut self, now_ns: u64) {
+    /// An epoch has ended, and `orders` are still followed: what was pushed for another, and not read, makes room when others want it.
+    pub fn ended(&mut self, orders: &[&mut Order], now_ns: u64) {
         let unread = self.held.iter_mut().filter(|(_, state)| matches!(state, State::Unread));
         for (file, state) in unread {
-            *state = State::Read(now_ns);
-            self.read.push_back(*file);
+            if !orders.iter().any(|order| order.is_ahead(*file)) {
+                *state = State::Read(now_ns);
+                self.read.push_back(*file);
+            }
         }
     }
 
-    /// What to do now, for `orders` that readers follow.
-    pub fn plan(&mut self, orders: &mut [&mut Order], table: &FileTable, room: &Room) -> Vec<PushCommand> {
+    /// What to do now, for `orders` that readers follow. `is_at` tells where a file is.
+    pub fn plan(
+        &mut self,
+        orders: &mut [&mut Order],
+        table: &FileTable,
+        room: &Room,
+        is_at: &dyn Fn(FileNo) -> Whereabouts,
+    ) -> Vec<PushCommand> {
         let mut commands = Vec::new();
         let most = room.commands.min(COMMANDS_MAX);
         let mut free_bytes = room.free_bytes;
@@ -146,9 +188,19 @@ impl Pushing {
                 self.make_room(room, &mut commands);
                 break;
             }
+            let is_fetch = match is_at(file) {
+                Whereabouts::Here => false,
+                Whereabouts::Origin if self.fetches < room.fetches => true,
+                Whereabouts::Origin | Whereabouts::Awaited => {
+                    order.unpush();
+                    tired += 1;
+                    continue;
+                }
+            };
             free_bytes -= bytes;
             tired = 0;
-            self.held.insert(file, State::Coming);
+            self.fetches += usize::from(is_fetch);
+            self.held.insert(file, State::Coming { is_fetch });
             commands.push(PushCommand::Push(file));
         }
         commands
@@ -244,8 +296,17 @@ mod tests {
 
         fn plan(&mut self, now_ns: u64) {
             let free_bytes = self.budget_bytes - self.cached.len() as u64 * FILE_BYTES;
-            let room = Room { now_ns, free_bytes, page_bytes: 4096, commands: 512, sees_all: self.sees_all };
-            for command in self.pushing.plan(&mut [&mut self.order], &self.table, &room) {
+            let room = Room {
+                now_ns,
+                free_bytes,
+                page_bytes: 4096,
+                commands: 512,
+                fetches: 40,
+                sees_all: self.sees_all,
+            };
+            // Every fourth file is stored nowhere.
+            let is_at = |file: FileNo| if file.0 % 4 == 0 { Whereabouts::Origin } else { Whereabouts::Here };
+            for command in self.pushing.plan(&mut [&mut self.order], &self.table, &room, &is_at) {
                 match command {
                     PushCommand::Push(file) => {
                         assert!(self.cached.insert(file), "pushed twice");
@@ -304,6 +365,31 @@ mod tests {
     }
 
     #[test]
+    fn what_will_be_fetched_ahead_is_awaited_and_so_many_are_fetched_for_a_push() {
+        let set = Set::default();
+        let mut rig = Rig::new(&set, 1_000, true);
+        let touches = shuffled(&set, 1, 0);
+        touches[..40].iter().for_each(|touch| rig.order.reading(touch.file));
+        let room = Room {
+            now_ns: 0,
+            free_bytes: 1 << 30,
+            page_bytes: 4096,
+            commands: 500,
+            fetches: 3,
+            sees_all: true,
+        };
+        let mut plan =
+            |is_at: Whereabouts| rig.pushing.plan(&mut [&mut rig.order], &rig.table, &room, &|_| is_at);
+        assert_eq!(plan(Whereabouts::Awaited), []);
+        let commands = plan(Whereabouts::Origin);
+        assert_eq!((commands.len(), plan(Whereabouts::Origin).len()), (3, 0));
+        let PushCommand::Push(file) = commands[0] else { panic!("{commands:?}") };
+        rig.pushing.pushed(file, false);
+        let more = rig.pushing.plan(&mut [&mut rig.order], &rig.table, &room, &|_| Whereabouts::Origin);
+        assert_eq!(more.len(), 1);
+    }
+
+    #[test]
     fn nothing_is_pushed_before_the_order_is_proven_and_nothing_unread_is_dropped() {
         let set = Set::default();
         let mut rig = Rig::new(&set, 100, true);
@@ -313,7 +399,9 @@ mod tests {
         assert_eq!(rig.cached.len(), 100);
         rig.plan(10 * QUIET_NS);
         assert_eq!((rig.cached.len(), rig.pushing.counts().dropped), (100, 0));
-        rig.pushing.ended(10 * QUIET_NS);
+        rig.pushing.ended(&[&mut rig.order], 10 * QUIET_NS);
+        assert_eq!(rig.pushing.unread(), 100);
+        rig.pushing.ended(&[], 10 * QUIET_NS);
         assert_eq!(rig.pushing.unread(), 0);
     }
 }

@@ -25,6 +25,10 @@ figures! {
         prefetch_wasted: Counter, "objects", "Objects fetched ahead for an epoch that ended without reading them.";
         prefetch_wasted_bytes: Counter, "bytes", "Bytes of them.";
         prefetch_unread: Gauge, "objects", "Objects fetched ahead that are still to be read.";
+        pushed: Counter, "files", "Files put into the page cache ahead of their readers, of an order that they follow.";
+        push_used: Counter, "files", "Of these, files that were then read.";
+        push_failed: Counter, "files", "Files that could not be put there, or not whole.";
+        push_dropped: Counter, "files", "Files that were read and taken out to make room.";
         orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";
         orders_kept: Gauge, "orders", "Orders of earlier epochs that are remembered.";
         orders_recalled: Counter, "orders", "Times that readers were found to read in the order of an earlier epoch.";

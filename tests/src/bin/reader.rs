@@ -32,6 +32,9 @@ struct Arguments {
     /// Do not check the bytes.
     #[arg(long)]
     unchecked: bool,
+    /// Read each file at its time, so many a second, all workers together.
+    #[arg(long)]
+    files_per_s: Option<f64>,
     /// Be the worker with this number: serve epochs from standard input.
     #[arg(long, hide = true)]
     worker: Option<usize>,
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
         seed: arguments.seed,
         access: arguments.mode,
         check: !arguments.unchecked,
+        files_per_s: arguments.files_per_s,
     };
     if let Some(worker) = arguments.worker {
         return work(&reading, worker);

@@ -294,7 +294,8 @@ impl Readahead {
         if let Some(job) = job {
             self.ledger.ended(history.table(), job);
         }
-        self.orders.retain(|order| order.standing() == Standing::Unproven);
+        // One that was told for the next epoch may be proven before the end of this one is noticed.
+        self.orders.retain(|order| order.standing() == Standing::Unproven || order.has_begun_only());
         self.asked.clear();
         self.sets.clear();
     }

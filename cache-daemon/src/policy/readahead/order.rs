@@ -260,6 +260,16 @@ impl Order {
         self.places.get(file.0 as usize).filter(|&&place| place != NONE).map(|&place| place as usize)
     }
 
+    /// Whether the readers are in its first half.
+    pub fn has_begun_only(&self) -> bool {
+        self.at < self.files.len() / 2
+    }
+
+    /// Whether `file` is still to come, or just about to be read.
+    pub fn is_ahead(&self, file: FileNo) -> bool {
+        self.place(file).is_some_and(|place| place >= self.behind())
+    }
+
     /// Whether the readers are through with it, all but a few.
     pub fn was_read(&self) -> bool {
         self.read as usize >= self.files.len() - self.files.len() / 20

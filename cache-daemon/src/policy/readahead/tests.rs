@@ -177,6 +177,17 @@ fn a_told_order_is_fetched_in_order_before_anything_was_read() {
 }
 
 #[test]
+fn an_order_told_before_the_end_of_an_epoch_is_noticed_is_followed_in_the_next() {
+    let set = Set::default();
+    let mut rig = Rig::new(&set, LIMITS);
+    rig.read(&shuffled(&set, 1, 0));
+    let next = shuffled(&set, 1, 1);
+    rig.readahead.told(order_of(&next), next[0].at_ns);
+    rig.read(&next[..300]);
+    assert_eq!((rig.history.jobs()[0].epoch(), rig.readahead.followed()), (2, Some(Purpose::Told)));
+}
+
+#[test]
 fn a_stale_order_costs_its_first_fetches_and_the_epoch_goes_on_without_it() {
     let set = Set { files: 4_000, ..Set::default() };
     let mut rig = Rig::new(&set, LIMITS);

@@ -36,6 +36,8 @@ pub struct Reading {
     pub access: Access,
     /// Whether bytes are checked: outside of a file's latency, inside of the epoch's time.
     pub check: bool,
+    /// Files a second, all workers together, each file at its time; none: as fast as it goes.
+    pub files_per_s: Option<f64>,
 }
 
 impl Reading {
@@ -48,7 +50,14 @@ impl Reading {
             seed: 1,
             access: Access::Read,
             check: true,
+            files_per_s: None,
         }
+    }
+
+    /// The same, with each file at its time, so many a second.
+    pub fn paced(mut self, files_per_s: f64) -> Self {
+        self.files_per_s = Some(files_per_s);
+        self
     }
 
     /// The same with another way to read.
@@ -196,6 +205,7 @@ impl WorkerProcess {
             .args(["--workers", &reading.workers.to_string()])
             .args(["--worker", &number.to_string()])
             .args((!reading.check).then_some("--unchecked"))
+            .args(reading.files_per_s.map(|files_per_s| format!("--files-per-s={files_per_s}")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,7 +1,7 @@
 //! One worker: its share of the permutation, file by file.
 
 use std::io::{BufRead, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rand::SeedableRng;
@@ -52,8 +52,13 @@ pub(super) fn read_share(
 ) -> anyhow::Result<Share> {
     let mut share = Share::default();
     let mut reader = FileReader::new(reading.access)?;
-    for number in permutation(manifest.files.len(), reading.seed, epoch).skip(worker).step_by(reading.workers)
-    {
+    let started = Instant::now();
+    let order = permutation(manifest.files.len(), reading.seed, epoch).enumerate();
+    for (place, number) in order.skip(worker).step_by(reading.workers) {
+        if let Some(files_per_s) = reading.files_per_s {
+            let due = started + Duration::from_secs_f64(place as f64 / files_per_s);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
         let sample = &manifest.files[number];
         let path = reading.root.join(&sample.path);
         let began = Instant::now();

@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.name.as_str() {
         "epoch" => epoch::run(effort, &mut results)?,
         "list" => list::run(effort, &mut results)?,
-        "planner" => planner::run(effort, &mut results)?,
+        "planner" => planner::run(effort, &arguments.store.cases, &mut results)?,
         "probes" => probes::run(effort, &mut results)?,
         "serve" => serve::run(&arguments.store.cases, effort, &mut results)?,
         "store" => store::run(&arguments.store, effort, &mut results)?,

@@ -35,7 +35,7 @@ use crate::{Effort, Results};
 /// What `store` alone can be told.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// store, serve: only cases whose names begin with one of these, separated by commas.
+    /// planner, serve, store: only cases whose names begin with one of these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     pub cases: Vec<String>,
     /// store: only these of ext4, xfs, raw.

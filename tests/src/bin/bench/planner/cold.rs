@@ -1,36 +1,26 @@
-//! `planner`: what fetching ahead does for the epochs of a training job.
+//! First epochs of empty caches.
 //!
-//! A real mount and a server in a process of its own, behind a link of 125 MiB/s (a gigabit) and some delay; eight
-//! workers that check every byte. Cases: `cold_no_order` (first epoch of an empty cache, 20 ms away) and
-//! `cold_no_order_100ms`, each against the same mount with `--prefetch off`, where eight blocking readers set the pace; and
-//! `cold_told`, where the order is told.
+//! `cold_no_order` (20 ms away) and `cold_no_order_100ms`, each against the same mount with `--prefetch off`, where eight
+//! blocking readers set the pace; and `cold_told`, where the order is told. Every byte is checked.
 
 use std::fs;
 use std::time::Duration;
 
-use epochcache_tests::bed::data_set::Shape;
 use epochcache_tests::bed::mount::Bed;
-use epochcache_tests::bed::reader::permutation;
-use epochcache_tests::bed::s3::Weather;
 use epochcache_tests::bed::stats::Stats;
 
+use super::{LINK_BYTES_PER_S, away, tell, warm};
 use crate::machine::{self, Forget};
 use crate::pairs::Pairs;
 use crate::{Effort, Results};
 
 const REFERENCE: &str = "--prefetch off";
 
-const LINK_BYTES_PER_S: u64 = 125 << 20;
-
-/// Measures all cases.
-pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
-    // Twenty seconds of the link.
-    let shape = Shape { classes: effort.pick(1_000, 50), ..Shape::of(effort.pick(23_000, 3_000)) };
-    let bed = Bed::new(&shape, &Weather::default())?;
+/// All cases.
+pub fn run(bed: &Bed, effort: Effort, results: &mut Results) -> anyhow::Result<()> {
     for (case, delay_ms) in [("cold_no_order", 20), ("cold_no_order_100ms", 100)] {
-        let weather = Weather { delay_ms, bytes_per_s: LINK_BYTES_PER_S, ..Weather::default() };
-        bed.origin.set_weather(&weather)?;
-        let (mut cold, mut paced) = (Cold::new(&bed), Cold::new(&bed));
+        bed.origin.set_weather(&away(delay_ms))?;
+        let (mut cold, mut paced) = (Cold::new(bed), Cold::new(bed));
         // A paced epoch takes five minutes at 100 ms.
         let count = if delay_ms < 50 { effort.pick(3, 1) } else { 1 };
         let pairs = Pairs::run(count, || cold.epoch("auto"), || paced.epoch("off"))?;
@@ -41,13 +31,13 @@ pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
         results.absolute(case, "of_link", "", &share, "from the first open to the last worker's end");
         cold.report(case, results);
     }
-    told(&bed, effort, results)
+    told(bed, effort, results)
 }
 
 /// The same at 20 ms, with the order of the epoch told when it begins.
 fn told(bed: &Bed, effort: Effort, results: &mut Results) -> anyhow::Result<()> {
     let case = "cold_told";
-    bed.origin.set_weather(&Weather { delay_ms: 20, bytes_per_s: LINK_BYTES_PER_S, ..Weather::default() })?;
+    bed.origin.set_weather(&away(20))?;
     let mut cold = Cold { is_told: true, ..Cold::new(bed) };
     let runs = (0..effort.pick(3, 1)).map(|_| cold.epoch("told")).collect::<anyhow::Result<Vec<_>>>()?;
     results.absolute(case, "throughput", "MiB/s", &runs, "20 ms away, no reference");
@@ -95,10 +85,7 @@ impl<'a> Cold<'a> {
         self.bed.origin.reset()?;
         self.epoch += 1;
         if self.is_told {
-            let files = &self.bed.data_set.manifest.files;
-            let order = permutation(files.len(), 1, self.epoch);
-            let text: String = order.map(|at| format!("{}\n", files[at].path)).collect();
-            fs::write(mount.path().join(".epochcache/order"), text)?;
+            tell(self.bed, &mount, self.epoch)?;
         }
         let report = readers.epoch(self.epoch)?;
         report.must_be_right(self.bed.files())?;
@@ -139,11 +126,4 @@ impl<'a> Cold<'a> {
         results.absolute(case, "depth", "requests", &each(|seen| seen.depth), "as measured at the end");
         results.absolute(case, "unread", "objects", &each(|seen| seen.unread), "fetched ahead and not read");
     }
-}
-
-fn warm(bed: &Bed) -> anyhow::Result<()> {
-    for file in &bed.data_set.manifest.files {
-        fs::read(bed.data_set.directory.join(&file.path))?;
-    }
-    Ok(())
 }

@@ -1,0 +1,232 @@
+//! Pushing: carries out what the policy wants pushed into and dropped from the kernel's page cache.
+//!
+//! On a thread of its own, on which no reply depends: it looks up names on our own mount. Nobody waits for it; what came of
+//! each command is there to be taken.
+//!
+//! Invariants
+//! - At most [`IN_FLIGHT`] pieces and drops are on their way, so that the memory they take is bounded.
+//! - Every command that was taken is answered once, unless the mount ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, bounded};
+use fuse_frontend::push::{Dropped, Pushed, Pusher};
+use fuse_frontend::session::Mount;
+use fuse_frontend::source::Ino;
+use parking_lot::{Condvar, Mutex};
+
+use crate::access::FileNo;
+use crate::cache::Cache;
+use crate::errands::push::{PIECE_BYTES, make_known, read_ahead};
+use crate::object::Object;
+use crate::policy::pushing::PushCommand;
+
+/// Pieces and drops on their way at once: what fills a link of 125 MiB/s with objects of 110 KiB that take 100 ms.
+const IN_FLIGHT: usize = 128;
+
+/// Commands that wait or are on their way.
+const COMMANDS: usize = 1_024;
+
+/// The longest between two looks at whether it is to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What came of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Came {
+    /// The file is in the page cache.
+    Pushed(FileNo),
+    /// It is not, or not all of it.
+    NotPushed(FileNo),
+    /// The kernel reads it from a local file: it is read ahead there, and no page of ours is needed.
+    Backed(FileNo),
+    /// Its pages are gone, but those that are in use.
+    Dropped,
+}
+
+/// Carries out commands for one mount.
+pub(super) struct PushLine {
+    commands: Sender<PushCommand>,
+    shared: Arc<Shared>,
+    pusher: Arc<Pusher>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Commands that were taken and not answered.
+    outstanding: AtomicUsize,
+    came: Mutex<Vec<Came>>,
+    in_flight: Mutex<usize>,
+    less_in_flight: Condvar,
+    stop: AtomicBool,
+}
+
+/// A file of which pieces are on their way.
+struct Pieces {
+    shared: Arc<Shared>,
+    file: FileNo,
+    left: AtomicUsize,
+    all_there: AtomicBool,
+}
+
+impl PushLine {
+    /// Pushes for `cache` and `mount`; `None` if nothing may be pushed.
+    pub fn start(cache: Arc<Cache>, mount: Arc<Mount>) -> Option<Self> {
+        let pusher = mount.pusher().clone();
+        if pusher.budget_bytes() == 0 {
+            return None;
+        }
+        let (commands, taken) = bounded(COMMANDS);
+        let shared = Arc::<Shared>::default();
+        let worker = Worker { cache, mount, pusher: pusher.clone(), shared: shared.clone() };
+        let run = move || worker.run(&taken);
+        let thread = std::thread::Builder::new().name("pushing".into()).spawn(run).ok()?;
+        Some(Self { commands, shared, pusher, thread: Some(thread) })
+    }
+
+    /// How many commands it takes now.
+    pub fn room(&self) -> usize {
+        COMMANDS.saturating_sub(self.shared.outstanding.load(Relaxed))
+    }
+
+    /// Bytes of the budget that nothing takes.
+    pub fn free_bytes(&self) -> u64 {
+        self.pusher.budget_bytes().saturating_sub(self.pusher.held_bytes())
+    }
+
+    /// Takes commands, as many as there is room for.
+    pub fn ask(&self, commands: &[PushCommand]) {
+        for &command in commands {
+            self.shared.outstanding.fetch_add(1, Relaxed);
+            if self.commands.try_send(command).is_err() {
+                self.shared.answer(match command {
+                    PushCommand::Push(file) => Came::NotPushed(file),
+                    PushCommand::Drop(_) => Came::Dropped,
+                });
+            }
+        }
+    }
+
+    /// What came of commands since it was last asked.
+    pub fn take_came(&self) -> Vec<Came> {
+        std::mem::take(&mut self.shared.came.lock())
+    }
+}
+
+impl Drop for PushLine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; if it did, there is nobody to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Worker {
+    cache: Arc<Cache>,
+    mount: Arc<Mount>,
+    pusher: Arc<Pusher>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(&self, commands: &Receiver<PushCommand>) {
+        while !self.shared.stop.load(Relaxed) && !self.mount.is_ended() {
+            match commands.recv_timeout(LOOK_EVERY) {
+                Ok(PushCommand::Push(file)) => self.push(file),
+                Ok(PushCommand::Drop(file)) => self.drop(file),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn push(&self, file: FileNo) {
+        let ino = Ino(u64::from(file.0));
+        let Some(object) = self.cache.catalog().object(ino).filter(|object| object.size_bytes > 0) else {
+            return self.shared.answer(Came::NotPushed(file));
+        };
+        if read_ahead(&self.cache, &self.mount, &object) {
+            return self.shared.answer(Came::Backed(file));
+        }
+        if !make_known(&self.cache, &self.mount, ino) {
+            return self.shared.answer(Came::NotPushed(file));
+        }
+        self.send_all(file, ino, &Arc::new(object));
+    }
+
+    fn send_all(&self, file: FileNo, ino: Ino, object: &Arc<Object>) {
+        let left = AtomicUsize::new(object.size_bytes.div_ceil(PIECE_BYTES) as usize);
+        let pieces =
+            Arc::new(Pieces { shared: self.shared.clone(), file, left, all_there: AtomicBool::new(true) });
+        for offset in (0..object.size_bytes).step_by(PIECE_BYTES as usize) {
+            let is_wanted = self.shared.begin(&self.mount);
+            if !is_wanted {
+                pieces.ended(false);
+                continue;
+            }
+            let piece = (offset, PIECE_BYTES.min(object.size_bytes - offset) as u32);
+            let pieces = pieces.clone();
+            self.cache.push(&self.pusher, ino, object, piece, move |outcome| {
+                pieces.shared.end();
+                pieces.ended(matches!(outcome, Ok(Pushed::Stored { .. })));
+            });
+        }
+    }
+
+    fn drop(&self, file: FileNo) {
+        if !self.shared.begin(&self.mount) {
+            return self.shared.answer(Came::Dropped);
+        }
+        let shared = self.shared.clone();
+        self.pusher.drop_pages(Ino(u64::from(file.0)), 0..u64::MAX, move |dropped| {
+            if matches!(dropped, Dropped::Busy | Dropped::Failed) {
+                tracing::debug!(file = file.0, ?dropped, "pages that were read stay");
+            }
+            shared.end();
+            shared.answer(Came::Dropped);
+        });
+    }
+}
+
+impl Pieces {
+    fn ended(&self, is_there: bool) {
+        if !is_there {
+            self.all_there.store(false, Relaxed);
+        }
+        if self.left.fetch_sub(1, AcqRel) == 1 {
+            self.shared.answer(match self.all_there.load(Relaxed) {
+                true => Came::Pushed(self.file),
+                false => Came::NotPushed(self.file),
+            });
+        }
+    }
+}
+
+impl Shared {
+    /// Waits for a place in flight; false if it is to stop.
+    fn begin(&self, mount: &Mount) -> bool {
+        let mut in_flight = self.in_flight.lock();
+        while *in_flight >= IN_FLIGHT {
+            self.less_in_flight.wait_for(&mut in_flight, LOOK_EVERY);
+            if self.stop.load(Relaxed) || mount.is_ended() {
+                return false;
+            }
+        }
+        *in_flight += 1;
+        true
+    }
+
+    fn end(&self) {
+        *self.in_flight.lock() -= 1;
+        self.less_in_flight.notify_one();
+    }
+
+    fn answer(&self, came: Came) {
+        self.outstanding.fetch_sub(1, Relaxed);
+        self.came.lock().push(came);
+    }
+}
