@@ -47,7 +47,7 @@ impl Set {
 }
 
 pub fn read(file: FileNo, at_ns: u64) -> Touch {
-    Touch { at_ns, file, reader: 7, group: 1, first: 0, end: 100_000, begins: true, ends: true }
+    Touch { at_ns, file, reader: 0, group: 1, first: 0, end: 100_000, begins: true, ends: true }
 }
 
 /// One epoch over the training set, a reading each millisecond.

@@ -30,7 +30,7 @@ use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
-use crate::policy::pushing::{MARK_EVERY, PushCounts, Pushing, Room, Whereabouts};
+use crate::policy::pushing::{LEAD_S, MARK_EVERY, PushCounts, Pushing, Room, Whereabouts};
 use crate::policy::readahead::{
     Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation,
 };
@@ -113,6 +113,7 @@ impl Planning {
             epochs: Epochs::new(cache.clone()),
             recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
             pushing: Pushing::default(),
+            is_pushing: false,
             push_line: (!is_blind).then(|| PushLine::start(cache.clone(), mount.clone())).flatten(),
             wishes,
             orders: orders.watch(reader),
@@ -191,6 +192,7 @@ struct Planner {
     epochs: Epochs,
     recalling: Recalling,
     pushing: Pushing,
+    is_pushing: bool,
     push_line: Option<PushLine>,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
@@ -211,6 +213,7 @@ impl Planner {
         while !stop.load(Relaxed) {
             let activity = self.turn(state);
             std::thread::sleep(match activity {
+                _ if self.is_pushing && self.saw_readers => Duration::from_secs_f64(PLAN_EVERY_S),
                 Activity::Fetching => Duration::from_secs_f64(PLAN_EVERY_S),
                 _ if self.saw_readers => WATCH_EVERY,
                 _ => LOOK_EVERY,
@@ -297,13 +300,16 @@ impl Planner {
         }
         let sees_all = self.sight.sees_all();
         let mut orders: Vec<_> = self.readahead.followed_orders().collect();
+        self.is_pushing = !orders.is_empty();
         orders.iter_mut().for_each(|order| order.set_seen_every(if sees_all { 1 } else { MARK_EVERY }));
         let room = Room {
             now_ns,
             free_bytes: line.free_bytes(),
+            budget_bytes: line.budget_bytes(),
             page_bytes: PAGE_BYTES,
             commands: line.room(),
             fetches: depth as usize,
+            lead: history.main_job(now_ns).map_or(0, |job| (job.files_per_s(now_ns) * LEAD_S) as usize),
             sees_all,
         };
         let prefetcher = &self.prefetcher;

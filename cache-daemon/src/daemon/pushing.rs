@@ -92,6 +92,11 @@ impl PushLine {
         COMMANDS.saturating_sub(self.shared.outstanding.load(Relaxed))
     }
 
+    /// Bytes that pushed pages may take.
+    pub fn budget_bytes(&self) -> u64 {
+        self.pusher.budget_bytes()
+    }
+
     /// Bytes of the budget that nothing takes.
     pub fn free_bytes(&self) -> u64 {
         self.pusher.budget_bytes().saturating_sub(self.pusher.held_bytes())

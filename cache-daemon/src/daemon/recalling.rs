@@ -84,7 +84,7 @@ impl Recalling {
             let order = Order::new(Purpose::Recalled, recalled.files.iter().copied());
             let name = format!("recalled by {} in {}", recalled.group, recalled.part);
             let mut order = order.recalled(recalled.at).named(&name);
-            recalled.read.iter().for_each(|&file| order.reading(file));
+            recalled.read.iter().for_each(|&file| order.reading(file, 0));
             order
         });
         orders.collect()

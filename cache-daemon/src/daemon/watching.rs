@@ -1,7 +1,7 @@
 //! The probes of a mount, and what the daemon does with what they see.
 //!
-//! Events are taken out of their ring several times a second, so that it does not fill up, and handed to
-//! whoever traces. Nothing else uses them yet: the figures are counted in the kernel.
+//! Events are taken out of their ring several times a second, so that it does not fill up, and a hundred times while
+//! somebody reads, because the planner pushes ahead of readers by them. They are handed to it and to whoever traces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -16,6 +16,9 @@ use crate::probe::{Event, ProbeOptions, Probes, Tier, disks_under};
 
 /// Events wait this long at most: 18 700 fit the ring, so a host may begin 90 000 readings a second.
 const DRAIN_EVERY: Duration = Duration::from_millis(200);
+
+/// And this long once there are any.
+const DRAIN_SOON: Duration = Duration::from_millis(10);
 
 /// Events that wait for a client of `cachectl trace`; what it has no room for is lost and counted.
 const TRACE_EVENTS_MAX: usize = 64 << 10;
@@ -64,9 +67,11 @@ impl Watching {
         let (draining, stopped) = (probes.clone(), watching.stop.clone());
         let (tracers, lost) = (watching.tracers.clone(), watching.lost.clone());
         let drain = move || {
+            let mut wait = DRAIN_EVERY;
             while !stopped.load(Relaxed) {
-                draining.drain(&mut |event| tracers.tell(&event, &lost));
-                std::thread::sleep(DRAIN_EVERY);
+                let taken = draining.drain(&mut |event| tracers.tell(&event, &lost));
+                wait = if taken > 0 { DRAIN_SOON } else { (wait * 2).min(DRAIN_EVERY) };
+                std::thread::sleep(wait);
             }
         };
         watching.thread = std::thread::Builder::new().name("probe-drain".into()).spawn(drain).ok();

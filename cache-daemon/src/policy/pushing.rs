@@ -15,11 +15,13 @@ use std::collections::{HashMap, VecDeque};
 use super::readahead::Order;
 use crate::access::{FileNo, FileTable, Touch};
 
-/// Files right ahead of the readers that are left to them: a push would come too late.
-const LEAD: usize = 16;
+/// What readers take in so many seconds right ahead of them, and so many files at least, is left to them: a push would come
+/// too late.
+pub const LEAD_S: f64 = 0.1;
+const LEAD_MIN: usize = 16;
 
 /// Files that a reader has left alone for so long are not read any more: PIL reads 4 KiB first, and then the rest.
-const QUIET_NS: u64 = 100_000_000;
+const QUIET_NS: u64 = 30_000_000;
 
 /// Where cached reads are not seen, one file in so many is not pushed, so that its request marks the progress.
 pub const MARK_EVERY: usize = 16;
@@ -52,14 +54,18 @@ pub enum Whereabouts {
 pub struct Room {
     /// Monotonic clock, ns.
     pub now_ns: u64,
-    /// Bytes of the budget that nothing pushed takes.
+    /// Bytes of the budget that nothing pushed takes...
     pub free_bytes: u64,
+    /// ...and of the budget itself.
+    pub budget_bytes: u64,
     /// Bytes of a page.
     pub page_bytes: u64,
     /// Commands that may be given now.
     pub commands: usize,
     /// Files that may be on their way from the origin for a push.
     pub fetches: usize,
+    /// Files that the readers take in [`LEAD_S`].
+    pub lead: usize,
     /// Cached reads are seen.
     pub sees_all: bool,
 }
@@ -96,6 +102,8 @@ pub struct Pushing {
     read: VecDeque<FileNo>,
     /// On their way from the origin.
     fetches: usize,
+    /// Some of the orders' files have to come from there.
+    has_fetched: bool,
     counts: PushCounts,
 }
 
@@ -189,6 +197,8 @@ impl Pushing {
                 break;
             }
             let is_fetch = match is_at(file) {
+                // Half of the budget is for what a READ would wait for.
+                Whereabouts::Here if self.has_fetched && free_bytes < room.budget_bytes / 2 => continue,
                 Whereabouts::Here => false,
                 Whereabouts::Origin if self.fetches < room.fetches => true,
                 Whereabouts::Origin | Whereabouts::Awaited => {
@@ -200,6 +210,7 @@ impl Pushing {
             free_bytes -= bytes;
             tired = 0;
             self.fetches += usize::from(is_fetch);
+            self.has_fetched |= is_fetch;
             self.held.insert(file, State::Coming { is_fetch });
             commands.push(PushCommand::Push(file));
         }
@@ -209,7 +220,7 @@ impl Pushing {
     /// The next file of `order` that is not held, and its bytes in whole pages.
     fn next_of(&self, order: &mut Order, table: &FileTable, room: &Room) -> Option<(FileNo, u64)> {
         loop {
-            let (place, file) = order.next_push(LEAD)?;
+            let (place, file) = order.next_push(room.lead.max(LEAD_MIN))?;
             let is_mark = !room.sees_all && place % MARK_EVERY == 0;
             let Some(rank) = table.rank(file) else { continue };
             if !is_mark && !self.held.contains_key(&file) {
@@ -278,6 +289,8 @@ mod tests {
         cached: HashSet<FileNo>,
         budget_bytes: u64,
         sees_all: bool,
+        /// Every so many files is stored nowhere.
+        absent_every: u32,
     }
 
     impl Rig {
@@ -291,6 +304,7 @@ mod tests {
                 cached: HashSet::new(),
                 budget_bytes: budget_files * FILE_BYTES,
                 sees_all,
+                absent_every: u32::MAX,
             }
         }
 
@@ -302,10 +316,15 @@ mod tests {
                 page_bytes: 4096,
                 commands: 512,
                 fetches: 40,
+                lead: 0,
+                budget_bytes: self.budget_bytes,
                 sees_all: self.sees_all,
             };
-            // Every fourth file is stored nowhere.
-            let is_at = |file: FileNo| if file.0 % 4 == 0 { Whereabouts::Origin } else { Whereabouts::Here };
+            let absent_every = self.absent_every;
+            let is_at = |file: FileNo| match file.0 % absent_every {
+                0 => Whereabouts::Origin,
+                _ => Whereabouts::Here,
+            };
             for command in self.pushing.plan(&mut [&mut self.order], &self.table, &room, &is_at) {
                 match command {
                     PushCommand::Push(file) => {
@@ -321,21 +340,23 @@ mod tests {
             assert!(self.cached.len() as u64 * FILE_BYTES <= self.budget_bytes);
         }
 
-        /// Reads, a reading a millisecond, and plans every 20 of them; how many found their file in the page cache.
-        fn read(&mut self, touches: &[Touch]) -> usize {
-            let mut hits = 0;
+        /// Reads, a reading a millisecond, and plans every 20 of them; how many found their file in the page cache, and how many
+        /// of those that are stored nowhere did not.
+        fn read(&mut self, touches: &[Touch]) -> (usize, usize) {
+            let (mut hits, mut fetched) = (0, 0);
             for (at, touch) in touches.iter().enumerate() {
                 let is_hit = self.cached.contains(&touch.file);
                 hits += usize::from(is_hit);
+                fetched += usize::from(!is_hit && touch.file.0 % self.absent_every == 0);
                 if self.sees_all || !is_hit {
-                    self.order.reading(touch.file);
+                    self.order.reading(touch.file, touch.reader);
                     self.pushing.touched(touch);
                 }
                 if at % 20 == 19 {
                     self.plan(touch.at_ns);
                 }
             }
-            hits
+            (hits, fetched)
         }
     }
 
@@ -348,7 +369,7 @@ mod tests {
         ) {
             let set = Set { files, ..Set::default() };
             let mut rig = Rig::new(&set, budget_files, true);
-            let hits = rig.read(&jumbled(&shuffled(&set, 1, 0), ahead, seed));
+            let (hits, _) = rig.read(&jumbled(&shuffled(&set, 1, 0), ahead, seed));
             // The first ones prove it, and those that lie right behind them are left to their readers.
             prop_assert!(hits as u32 + 200 >= files, "{} of {}", hits, files);
             let counts = rig.pushing.counts();
@@ -356,10 +377,20 @@ mod tests {
         }
 
         #[test]
+        fn what_is_stored_nowhere_is_there_before_its_readers_in_a_small_budget(
+            files in 2_000_u32..8_000, budget_files in 150_u64..500, seed: u64,
+        ) {
+            let set = Set { files, ..Set::default() };
+            let mut rig = Rig { absent_every: 2, ..Rig::new(&set, budget_files, true) };
+            let (_, fetched) = rig.read(&jumbled(&shuffled(&set, 1, 0), 16, seed));
+            prop_assert!(fetched < 100, "{} of {}", fetched, files / 2);
+        }
+
+        #[test]
         fn where_cached_reads_are_not_seen_the_marks_tell_the_progress(files in 3_000_u32..8_000, seed: u64) {
             let set = Set { files, ..Set::default() };
             let mut rig = Rig::new(&set, 2_500, false);
-            let hits = rig.read(&jumbled(&shuffled(&set, 1, 0), 32, seed));
+            let (hits, _) = rig.read(&jumbled(&shuffled(&set, 1, 0), 32, seed));
             prop_assert!(hits as f64 > f64::from(files) * 0.75, "{} of {}", hits, files);
         }
     }
@@ -369,13 +400,15 @@ mod tests {
         let set = Set::default();
         let mut rig = Rig::new(&set, 1_000, true);
         let touches = shuffled(&set, 1, 0);
-        touches[..40].iter().for_each(|touch| rig.order.reading(touch.file));
+        touches[..40].iter().for_each(|touch| rig.order.reading(touch.file, touch.reader));
         let room = Room {
             now_ns: 0,
             free_bytes: 1 << 30,
             page_bytes: 4096,
             commands: 500,
             fetches: 3,
+            lead: 0,
+            budget_bytes: 1 << 30,
             sees_all: true,
         };
         let mut plan =

@@ -217,7 +217,7 @@ impl Readahead {
         self.ledger.touched(history.table(), touch.file);
         self.stirred_ns = self.stirred_ns.max(touch.at_ns);
         if touch.begins {
-            self.orders.iter_mut().for_each(|order| order.reading(touch.file));
+            self.orders.iter_mut().for_each(|order| order.reading(touch.file, touch.reader));
         }
     }
 

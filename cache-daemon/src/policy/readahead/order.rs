@@ -27,6 +27,9 @@ const OFF_MAX: usize = 4_096;
 const JUDGED: u32 = 128;
 const AS_TOLD_MIN: u32 = 48;
 
+/// Readers whose places are remembered.
+const READERS_MAX: usize = 64;
+
 const NONE: u32 = u32::MAX;
 
 /// What an order is for.
@@ -80,6 +83,8 @@ pub struct Order {
     read: u32,
     /// Where its readers are, about: as many of their readings lie before it as behind it.
     at: usize,
+    /// Readers that were seen, and the place of the last reading of each.
+    readers: Vec<(u32, usize)>,
     /// Of the readings by which it is judged now: all, and those that come about when it says.
     judged: u32,
     as_told: u32,
@@ -112,6 +117,7 @@ impl Order {
             seen_every: 1,
             read: 0,
             at: 0,
+            readers: Vec::new(),
             judged: 0,
             as_told: 0,
             others: 0,
@@ -174,16 +180,16 @@ impl Order {
         self.files.is_empty()
     }
 
-    /// A reader began to read `file`.
-    pub fn reading(&mut self, file: FileNo) {
+    /// A reader began to read `file`; `reader` is its process, or 0 where that is not known.
+    pub fn reading(&mut self, file: FileNo, reader: u32) {
         if self.purpose == Purpose::Warm {
             return;
         }
         match self.place(file) {
             Some(place) => {
+                self.as_told += u32::from(self.is_as_told(place, reader));
                 if place.abs_diff(self.at) <= self.off() {
                     self.at += if place > self.at { 2 * self.seen_every } else { 0 };
-                    self.as_told += 1;
                 }
                 self.judged += 1;
                 self.read += 1;
@@ -196,6 +202,21 @@ impl Order {
         } else if self.judged >= JUDGED {
             self.judge(self.as_told >= AS_TOLD_MIN);
         }
+    }
+
+    /// Whether the reading at `place` comes about when the order says: shortly after the last one of the same reader, which goes
+    /// by the order whatever the others do, or about where the readers are.
+    fn is_as_told(&mut self, place: usize, reader: u32) -> bool {
+        let off = self.off();
+        let last = self.readers.iter_mut().find(|(other, _)| *other == reader && reader != 0);
+        let Some((_, last)) = last else {
+            if reader != 0 && self.readers.len() < READERS_MAX {
+                self.readers.push((reader, place));
+            }
+            return place.abs_diff(self.at) <= off;
+        };
+        let since = place.wrapping_sub(std::mem::replace(last, place));
+        (1..=off).contains(&since)
     }
 
     fn judge(&mut self, is_right: bool) {
@@ -307,8 +328,8 @@ mod tests {
             let readings = jumbled(&shuffled(&set, 1, 0), ahead, seed);
             let (mut right, mut stale) = (told(0, files), told(1, files));
             for touch in readings.iter().take(64) {
-                right.reading(touch.file);
-                stale.reading(touch.file);
+                right.reading(touch.file, touch.reader);
+                stale.reading(touch.file, touch.reader);
             }
             prop_assert_eq!((right.standing(), stale.standing()), (Standing::Right, Standing::Wrong));
         }
@@ -319,7 +340,7 @@ mod tests {
         let mut order = told(0, 5_000);
         assert_eq!(std::iter::from_fn(|| order.take_next()).count(), UNPROVEN_MAX);
         let set = Set { files: 5_000, ..Set::default() };
-        shuffled(&set, 1, 0).iter().take(64).for_each(|touch| order.reading(touch.file));
+        shuffled(&set, 1, 0).iter().take(64).for_each(|touch| order.reading(touch.file, touch.reader));
         assert_eq!(std::iter::from_fn(|| order.take_next()).count(), 5_000 - UNPROVEN_MAX);
         assert!(order.is_done());
     }
@@ -330,13 +351,29 @@ mod tests {
         let (own, other) = (shuffled(&set, 1, 0), shuffled(&set, 2, 0));
         let (mut shared, mut left) = (told(0, 10_000), told(0, 10_000));
         for (own, other) in own.iter().zip(&other).take(5_000) {
-            shared.reading(own.file);
-            left.reading(own.file);
-            shared.reading(other.file);
+            shared.reading(own.file, own.reader);
+            left.reading(own.file, own.reader);
+            shared.reading(other.file, other.reader);
         }
         assert_eq!((shared.standing(), left.standing()), (Standing::Right, Standing::Right));
-        other[5_000..5_400].iter().for_each(|touch| left.reading(touch.file));
+        other[5_000..5_400].iter().for_each(|touch| left.reading(touch.file, touch.reader));
         assert_eq!(left.standing(), Standing::Wrong);
+    }
+
+    #[test]
+    fn workers_that_drift_far_apart_follow_their_order_and_those_of_another_epoch_do_not() {
+        let set = Set { files: 4_000, ..Set::default() };
+        let (own, other) = (shuffled(&set, 1, 0), shuffled(&set, 1, 1));
+        for (readings, standing) in [(&own, Standing::Right), (&other, Standing::Wrong)] {
+            let mut order = told(0, 4_000);
+            // Each worker has every eighth file, and they run one after the other.
+            for worker in 0..8 {
+                for touch in readings.iter().skip(worker).step_by(8) {
+                    order.reading(touch.file, 1 + worker as u32);
+                }
+            }
+            assert_eq!(order.standing(), standing);
+        }
     }
 
     #[test]
@@ -344,7 +381,7 @@ mod tests {
         let set = Set { files: 10_000, ..Set::default() };
         let all = shuffled(&set, 1, 0);
         let mut order = told(0, 10_000).recalled(6_016);
-        all[6_000..6_032].iter().for_each(|touch| order.reading(touch.file));
+        all[6_000..6_032].iter().for_each(|touch| order.reading(touch.file, touch.reader));
         assert_eq!((order.standing(), order.purpose()), (Standing::Right, Purpose::Recalled));
         let fetched = std::iter::from_fn(|| order.take_next()).count();
         assert!((3_984..3_984 + 1_300).contains(&fetched), "{fetched}");

@@ -42,7 +42,7 @@ pub fn run(effort: Effort, cases: &[String], results: &mut Results) -> anyhow::R
 }
 
 fn bed(effort: Effort, files: usize) -> anyhow::Result<Bed> {
-    let files = effort.pick(files, 2_000);
+    let files = effort.pick(files, 4_000);
     Bed::new(&Shape { classes: files / 20, ..Shape::of(files) }, &Weather::default())
 }
 
