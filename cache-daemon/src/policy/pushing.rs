@@ -85,9 +85,10 @@ pub struct PushCounts {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// On its way; whether from the origin.
+    /// On its way: whether from the origin, and its bytes, which the pusher does not count yet.
     Coming {
         is_fetch: bool,
+        bytes: u64,
     },
     Unread,
     /// Its readers have reached its end; when they last touched it.
@@ -102,6 +103,8 @@ pub struct Pushing {
     read: VecDeque<FileNo>,
     /// On their way from the origin.
     fetches: usize,
+    /// Bytes on their way.
+    coming_bytes: u64,
     /// Some of the orders' files have to come from there.
     has_fetched: bool,
     counts: PushCounts,
@@ -113,8 +116,9 @@ impl Pushing {
         match self.held.get_mut(&touch.file) {
             Some(State::Read(at_ns)) => *at_ns = touch.at_ns,
             Some(state) if touch.ends => {
-                if let State::Coming { is_fetch: true } = state {
-                    self.fetches -= 1;
+                if let State::Coming { is_fetch, bytes } = state {
+                    self.fetches -= usize::from(*is_fetch);
+                    self.coming_bytes -= *bytes;
                 }
                 // One that was on its way came too late: its reader asked for it.
                 self.counts.used += u64::from(*state == State::Unread);
@@ -148,8 +152,9 @@ impl Pushing {
     }
 
     fn came(&mut self, file: FileNo) {
-        if let Some(State::Coming { is_fetch }) = self.held.get_mut(&file) {
+        if let Some(State::Coming { is_fetch, bytes }) = self.held.get_mut(&file) {
             self.fetches -= usize::from(std::mem::take(is_fetch));
+            self.coming_bytes -= std::mem::take(bytes);
         }
     }
 
@@ -179,7 +184,7 @@ impl Pushing {
     ) -> Vec<PushCommand> {
         let mut commands = Vec::new();
         let most = room.commands.min(COMMANDS_MAX);
-        let mut free_bytes = room.free_bytes;
+        let mut free_bytes = room.free_bytes.saturating_sub(self.coming_bytes);
         if !room.sees_all {
             orders.iter().for_each(|order| self.pass_by(order, room.now_ns));
         }
@@ -211,7 +216,8 @@ impl Pushing {
             tired = 0;
             self.fetches += usize::from(is_fetch);
             self.has_fetched |= is_fetch;
-            self.held.insert(file, State::Coming { is_fetch });
+            self.coming_bytes += bytes;
+            self.held.insert(file, State::Coming { is_fetch, bytes });
             commands.push(PushCommand::Push(file));
         }
         commands
