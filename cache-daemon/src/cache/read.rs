@@ -21,6 +21,16 @@ pub(super) struct ChunkRange {
     pub range: Range<u32>,
 }
 
+/// The part of a read that lies in one chunk, and where its bytes go.
+struct Part {
+    ino: Ino,
+    object: Arc<Object>,
+    /// The thread that waits, where that is known.
+    asker: Option<u32>,
+    range: ChunkRange,
+    sink: Sink,
+}
+
 /// `len` bytes at `offset` of an object of `size_bytes`, cut at its end and at its chunks.
 pub(super) fn chunk_ranges(size_bytes: u64, offset: u64, len: u32) -> Vec<ChunkRange> {
     let end = offset.saturating_add(u64::from(len)).min(size_bytes);
@@ -58,73 +68,67 @@ impl Cache {
         ticket: ReadTicket,
     ) {
         let ranges = chunk_ranges(object.size_bytes, offset, len);
+        let asker = ticket.asker();
         let sinks = match &ranges[..] {
             [] => return ticket.data(&[]),
             [_] => vec![whole(ticket)],
             several => gathered(ticket, &several.iter().map(ChunkRange::len).collect::<Vec<_>>()),
         };
         for (range, sink) in ranges.into_iter().zip(sinks) {
-            self.read_chunk(ino, object, range, sink);
+            self.read_part(Part { ino, object: object.clone(), asker, range, sink });
         }
     }
 
-    fn read_chunk(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, range: ChunkRange, sink: Sink) {
-        if self.store.contains(&range.key(object)).is_some() {
-            self.read_stored(ino, object, range, sink);
+    fn read_part(self: &Arc<Self>, part: Part) {
+        if self.store.contains(&part.key()).is_some() {
+            self.read_stored(part);
         } else {
-            self.read_absent(ino, object, range, sink);
+            self.read_absent(part);
         }
     }
 
     /// The index has the chunk: reads it from the store, and fetches it if the store cannot give it.
-    fn read_stored(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, sink: Sink) {
-        let (key, range) = (wanted.key(object), wanted.range.clone());
-        let (cache, object, started) = (self.clone(), object.clone(), Instant::now());
+    fn read_stored(self: &Arc<Self>, part: Part) {
+        let (key, range) = (part.key(), part.range.range.clone());
+        let (cache, started) = (self.clone(), Instant::now());
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => {
-                sink(Ok(bytes));
-                cache.eviction.used(ino, &object);
+                (part.sink)(Ok(bytes));
+                cache.eviction.used(part.ino, &part.object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
                 cache.figures.store_latency.record(started.elapsed());
             }
             Err(miss) => {
                 // A fault of ours is a miss. Past the index: what it still says may be what just failed.
-                tracing::debug!(key = %object.key, ?miss, "the store did not give what its index has");
+                tracing::debug!(key = %part.object.key, ?miss, "the store did not give what its index has");
                 cache.figures.store_refusals.increment();
-                cache.board(ino, &object, wanted, sink, || false);
+                cache.board(part, || false);
             }
         };
         self.store.read(key, range, Box::new(done));
     }
 
     /// The index has not the chunk: joins the flight of its unit, or begins it.
-    fn read_absent(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, sink: Sink) {
-        let key = wanted.key(object);
-        self.board(ino, object, wanted, sink, || self.store.contains(&key).is_some());
+    fn read_absent(self: &Arc<Self>, part: Part) {
+        let key = part.key();
+        self.board(part, || self.store.contains(&key).is_some());
     }
 
-    fn board(
-        self: &Arc<Self>,
-        ino: Ino,
-        object: &Arc<Object>,
-        wanted: ChunkRange,
-        sink: Sink,
-        stored: impl FnOnce() -> bool,
-    ) {
-        let key = UnitKey { object: object.fingerprint, unit: wanted.chunk / UNIT_CHUNKS };
-        let waiter = Waiter { range: wanted.in_unit(), sink: self.timed(sink) };
+    fn board(self: &Arc<Self>, part: Part, stored: impl FnOnce() -> bool) {
+        let key = UnitKey { object: part.object.fingerprint, unit: part.range.chunk / UNIT_CHUNKS };
+        let waiter = Waiter { range: part.range.in_unit(), sink: self.timed(part.sink) };
         match self.flights.board(key, waiter, stored) {
             Boarded::First => {
                 self.figures.misses.increment();
-                self.fetch(ino, object.clone(), key);
+                self.fetch(part.ino, part.object, key, part.asker);
             }
             Boarded::Joined => self.figures.joined.increment(),
             Boarded::Landed(bytes, Waiter { range, sink }) => {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
-            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(ino, object, wanted, sink),
+            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(Part { sink, ..part }),
         }
     }
 
@@ -143,13 +147,15 @@ impl Cache {
     }
 }
 
+impl Part {
+    fn key(&self) -> ExtentKey {
+        ExtentKey { object: self.object.fingerprint, chunk: self.range.chunk }
+    }
+}
+
 impl ChunkRange {
     fn len(&self) -> u32 {
         self.range.end - self.range.start
-    }
-
-    fn key(&self, object: &Object) -> ExtentKey {
-        ExtentKey { object: object.fingerprint, chunk: self.chunk }
     }
 
     /// The same bytes, counted from the start of the unit that holds the chunk.
