@@ -219,6 +219,26 @@ fn trace_shows_who_opens_where_opens_are_asked_for() -> Outcome {
 }
 
 #[test]
+fn doctor_says_what_the_page_cache_holds_of_the_files_that_the_kernel_reads_by_itself() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(20), &Weather::default())?;
+    let mount = bed.mount(&["--serve", "open", "--file-from", "0"])?;
+    let samples = &bed.data_set.manifest.files;
+    go(waiting_cat(&mount, samples)?)?;
+    mount.wait_until_stored()?;
+    go(waiting_cat(&mount, samples)?)?;
+    if mount.stats()?.figure("fuse_opened_passthrough") == 0 {
+        println!("SKIP: no passthrough here");
+        return mount.unmount();
+    }
+    let said = cachectl(&["doctor", "--json"], mount.path())?;
+    let held = said.out.lines().find(|line| line.contains(" of it in the page cache"));
+    let held = held.unwrap_or_else(|| panic!("{said:?}"));
+    assert!(!held.contains(" 0 B of it"), "{held}");
+    mount.unmount()
+}
+
+#[test]
 fn without_probes_top_shows_the_readers_whose_requests_came() -> Outcome {
     needs_fuse!();
     let bed = Bed::new(&Shape::of(40), &Weather::default())?;
