@@ -19,15 +19,16 @@ Examples:
   cachectl trace --file '*/n01440764/*'   only files whose path matches
   cachectl trace --pid 4242 --json        one process, one JSON object a line
 
-EVENT   begin, end: a reading of a file begins, reaches its end; a small file read at once is begin+end.
-        Reads that the page cache serves are seen too, as far as the probes see them (docs/probes.md).
-        open: a file was opened. Seen only where the mount serves in the mode `open` (`cachectl stats` says it): in
-        `noopen`, the default where the kernel has it, files are opened without asking anybody, and no probe looks there.
-        miss, ahead: a part of a file came from the origin, for a reader or ahead of one; LATENCY is the origin's.
-        push: a part was put into the page cache. evict: what is stored of a file was forgotten.
-BY      of begin and end: read or fault. Of open: who answers its reads, the daemon or the kernel by itself (passthrough).
-        Of miss and ahead: nothing, or failed.
-PID     of a miss, the first that waited for it. `-`: nobody, or not known.
+EVENT   begin, end: a reading of a file begins, reaches its end; begin+end: a small file, read at
+        once. Reads that the page cache serves too, as far as probes see them (docs/probes.md).
+        open: a file was opened. Only in the serve mode `open` (`cachectl stats` says which it is):
+        in `noopen` the kernel opens files without asking anybody, and no probe looks there.
+        miss, ahead: a part of a file came from the origin, for a reader or ahead of one; LATENCY
+        is the origin's. push: a part was put into the page cache. evict: what is stored of a file
+        was forgotten.
+BY      begin, end: read or fault. miss, ahead: nothing, or failed. open: who answers the reads,
+        the daemon, or the kernel by itself (passthrough).
+PID     of a miss, the first that waited for it; `-`: nobody, or not known.
 With --pid there are open, begin, end and miss: the others are nobody's.
 
 Exit code: 0, or 2 if no daemon answers.";
