@@ -10,6 +10,11 @@ use std::time::Duration;
 /// Threads that are told apart: 32 KiB.
 const PLACES: usize = 1024;
 
+/// The thread that a request's header names; none if it is the kernel itself, or outside of our pid namespace.
+pub(crate) fn known(tid: u32) -> Option<u32> {
+    (tid != 0).then_some(tid)
+}
+
 /// A thread that asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asker {
@@ -46,9 +51,7 @@ impl Default for Askers {
 impl Askers {
     /// A READ of `tid` was answered with `bytes`.
     pub(crate) fn answered(&self, tid: u32, bytes: usize, elapsed: Duration) {
-        if tid == 0 {
-            return;
-        }
+        let Some(tid) = known(tid) else { return };
         let place = &self.places[tid as usize % PLACES];
         if place.tid.swap(tid, Relaxed) != tid {
             [&place.reads, &place.bytes, &place.waited_us].iter().for_each(|sum| sum.store(0, Relaxed));

@@ -27,6 +27,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::askers;
 use crate::errno::Errno;
 use crate::figures::{Kind, RequestCounts};
 use crate::inode::{CONTROL_INO, Look};
@@ -169,6 +170,16 @@ impl Fs {
         }
     }
 
+    fn start_open(&self, asker: u32, ino: Ino, reply: ReplyOpen) {
+        self.passthrough.open(&*self.source, ino, |opened| {
+            if opened != Opened::Stale {
+                let passed_through = matches!(opened, Opened::Passthrough(_));
+                self.source.opened(ino, askers::known(asker), passed_through);
+            }
+            self.send_opened(opened, reply);
+        });
+    }
+
     fn send_opened(&self, opened: Opened, reply: ReplyOpen) {
         match opened {
             Opened::Copy if self.wanted.direct_io => {
@@ -253,14 +264,12 @@ impl Filesystem for Fs {
         });
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.serve(Kind::Open, || match self.mode {
             Mode::NoOpen => reply.error(self.error(Errno::NOSYS)),
             // The kernel refuses this itself unless someone remounted read-write.
             Mode::Open if flags.acc_mode() != OpenAccMode::O_RDONLY => reply.error(self.error(Errno::ROFS)),
-            Mode::Open => {
-                self.passthrough.open(&*self.source, Ino(ino.0), |opened| self.send_opened(opened, reply));
-            }
+            Mode::Open => self.start_open(req.pid(), Ino(ino.0), reply),
         });
     }
 

@@ -47,6 +47,7 @@ use crate::source::{FileSource, Ino};
 use dropper::{DropJob, Sweeps};
 use figures::PushFigures;
 use ledger::{Ledger, Pages};
+pub use resident::resident_bytes;
 
 /// Threads that store: one copies 2.8 GiB/s, and a second goes on while one waits for a READ.
 const STORE_THREADS: usize = 2;

@@ -145,6 +145,10 @@ pub trait FileSource: Send + Sync + 'static {
         None
     }
 
+    /// `asker`, a thread where that is known, opened `ino`; `passed_through`: the kernel reads a file that
+    /// [`FileSource::backing`] gave. For whoever watches: in `noopen` mode the kernel asks nobody, and this is never called.
+    fn opened(&self, _ino: Ino, _asker: Option<u32>, _passed_through: bool) {}
+
     /// The kernel lets go of one file that [`FileSource::backing`] gave for `ino`: no open descriptor reads it. A
     /// mapping that outlives its descriptors may, which nobody can tell.
     fn released(&self, _ino: Ino) {}

@@ -9,6 +9,11 @@ pub trait Answer: Send {
 
     /// Sends the error.
     fn error(self: Box<Self>, errno: Errno);
+
+    /// The thread that waits for it, in this process's pid namespace; none if nobody waits, or one outside of it.
+    fn asker(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// One outstanding read. It must be completed: dropped unanswered, it panics in debug builds (our
@@ -19,6 +24,11 @@ impl ReadTicket {
     /// A ticket whose answer goes to `answer`.
     pub fn new(answer: impl Answer + 'static) -> Self {
         Self(Some(Box::new(answer)))
+    }
+
+    /// The thread that waits for the answer, see [`Answer::asker`].
+    pub fn asker(&self) -> Option<u32> {
+        self.0.as_ref().and_then(|answer| answer.asker())
     }
 
     /// Answers with `bytes`, which are copied before this returns.

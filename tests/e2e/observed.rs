@@ -1,9 +1,11 @@
 //! What the probes see of a real mount, through `cachectl top` and `trace`.
 
+use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use epochcache_tests::bed::data_set::Shape;
+use epochcache_tests::bed::data_set::{Sample, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, cachectl};
 use epochcache_tests::bed::programs::{program, wait_until};
 use epochcache_tests::bed::s3::Weather;
@@ -92,9 +94,9 @@ fn trace_streams_a_line_for_each_file_and_ends_by_itself() -> Outcome {
 }
 
 /// Starts `cachectl trace` and waits until the daemon has it for a client.
-fn start_trace(mount: &Mount) -> anyhow::Result<Child> {
+fn start_trace(mount: &Mount, options: &[&str]) -> anyhow::Result<Child> {
     let mut trace = Command::new(program("cachectl"));
-    trace.arg("trace").arg(mount.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    trace.arg("trace").args(options).arg(mount.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let trace = trace.spawn()?;
     // Whoever asks for the figures is a client too.
     wait_until(PATIENCE, "the trace is connected", || Ok(mount.stats()?.figure("control_clients") >= 2))?;
@@ -103,6 +105,8 @@ fn start_trace(mount: &Mount) -> anyhow::Result<Child> {
 
 /// Presses Ctrl-C; what was printed, to standard output and to standard error.
 fn interrupt(trace: Child) -> anyhow::Result<(String, String)> {
+    // Beginnings and ends come a moment later, and the flag of Ctrl-C is looked at once a second.
+    std::thread::sleep(Duration::from_secs(1));
     let pid = nix::unistd::Pid::from_raw(trace.id().try_into()?);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
     let output = trace.wait_with_output()?;
@@ -116,12 +120,10 @@ fn trace_tells_what_came_from_the_origin_and_what_was_forgotten_with_or_without_
     for probes in ["auto", "off"] {
         let bed = Bed::new(&Shape::of(30), &Weather::default())?;
         let mount = bed.mount(&["--probes", probes])?;
-        let trace = start_trace(&mount)?;
+        let trace = start_trace(&mount, &[])?;
         bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())?;
         mount.wait_until_stored()?;
         let dropped = cachectl(&["drop"], mount.path())?;
-        // Beginnings and ends come a moment later, and the flag of Ctrl-C is looked at once a second.
-        std::thread::sleep(Duration::from_secs(1));
         let (out, err) = interrupt(trace)?;
         let files = bed.data_set.manifest.files.iter().filter(|sample| sample.size_bytes > 0).count();
         let count =
@@ -135,6 +137,105 @@ fn trace_tells_what_came_from_the_origin_and_what_was_forgotten_with_or_without_
         assert_eq!(count("begin+end") + count("begin") >= files, is_seen, "{out}");
     }
     Ok(())
+}
+
+/// A process that waits for [`go`], and then reads these files as `cat`.
+fn waiting_cat(mount: &Mount, samples: &[Sample]) -> anyhow::Result<Child> {
+    let mut cat = Command::new("sh");
+    cat.args(["-c", "read go && exec cat \"$@\"", "sh"]);
+    cat.args(samples.iter().map(|sample| mount.path().join(&sample.path)));
+    Ok(cat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?)
+}
+
+/// Lets it read, and waits until it has.
+fn go(mut cat: Child) -> Outcome {
+    let mut line = cat.stdin.take().expect("it is piped");
+    line.write_all(b"go\n")?;
+    drop(line);
+    assert!(cat.wait()?.success());
+    Ok(())
+}
+
+/// The bodies of the lines of one kind, of `trace --json`.
+fn of_kind(lines: &str, kind: &str) -> anyhow::Result<Vec<Value>> {
+    let lines: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok(lines.into_iter().filter_map(|mut line| line.get_mut(kind).map(Value::take)).collect())
+}
+
+#[test]
+fn trace_tells_whose_read_missed_and_a_process_can_be_chosen() -> Outcome {
+    needs_fuse!();
+    // Time enough to ask who waits.
+    let bed = Bed::new(&Shape::of(30), &Weather { delay_ms: 20, ..Weather::default() })?;
+    let mount = bed.mount(&["--probes", "off", "--prefetch", "off"])?;
+    let (theirs, ours) = bed.data_set.manifest.files.split_at(20);
+    let cat = waiting_cat(&mount, theirs)?;
+    let pid = cat.id();
+    let all = start_trace(&mount, &["--json"])?;
+    let chosen = start_trace(&mount, &["--json", "--pid", &pid.to_string()])?;
+    // Two of them, and whoever asks for the figures.
+    wait_until(PATIENCE, "both are connected", || Ok(mount.stats()?.figure("control_clients") >= 3))?;
+    go(cat)?;
+    for sample in ours {
+        std::fs::read(mount.path().join(&sample.path))?;
+    }
+    let (all, chosen) = (interrupt(all)?.0, interrupt(chosen)?.0);
+    let (all, chosen) = (of_kind(&all, "fetched")?, of_kind(&chosen, "fetched")?);
+    let paths = |lines: &[Value], of: u32| {
+        let by = lines.iter().filter(|line| line["pid"] == of);
+        by.map(|line| line["path"].as_str().unwrap_or_default().to_owned()).collect::<BTreeSet<_>>()
+    };
+    let of = |samples: &[Sample]| samples.iter().map(|sample| sample.path.clone()).collect::<BTreeSet<_>>();
+    assert_eq!(paths(&chosen, pid), of(theirs));
+    assert_eq!(chosen.len(), theirs.len(), "nobody else's: {chosen:?}");
+    assert_eq!(chosen[0]["command"], "cat", "{chosen:?}");
+    assert_eq!((paths(&all, pid), paths(&all, std::process::id())), (of(theirs), of(ours)), "{all:?}");
+    mount.unmount()
+}
+
+#[test]
+fn trace_shows_who_opens_where_opens_are_asked_for() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(20), &Weather::default())?;
+    let samples = &bed.data_set.manifest.files;
+    for (serve, shown) in [("open", samples.len()), ("noopen", 0)] {
+        let mount = bed.mount(&["--probes", "off", "--serve", serve, "--file-from", "0"])?;
+        go(waiting_cat(&mount, samples)?)?;
+        mount.wait_until_stored()?;
+        let before = mount.stats()?;
+        let cat = waiting_cat(&mount, samples)?;
+        let pid = cat.id();
+        let trace = start_trace(&mount, &["--json"])?;
+        go(cat)?;
+        let lines = interrupt(trace)?.0;
+        let opened = of_kind(&lines, "opened")?;
+        assert_eq!(opened.len(), shown, "{serve}: {lines}");
+        assert!(opened.iter().all(|line| line["pid"] == pid), "{lines}");
+        let passed = opened.iter().filter(|line| line["passed_through"] == true).count() as u64;
+        assert_eq!(passed, mount.stats()?.grown(&before, "fuse_opened_passthrough"), "{lines}");
+        mount.unmount()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn doctor_says_what_the_page_cache_holds_of_the_files_that_the_kernel_reads_by_itself() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(20), &Weather::default())?;
+    let mount = bed.mount(&["--serve", "open", "--file-from", "0"])?;
+    let samples = &bed.data_set.manifest.files;
+    go(waiting_cat(&mount, samples)?)?;
+    mount.wait_until_stored()?;
+    go(waiting_cat(&mount, samples)?)?;
+    if mount.stats()?.figure("fuse_opened_passthrough") == 0 {
+        println!("SKIP: no passthrough here");
+        return mount.unmount();
+    }
+    let said = cachectl(&["doctor", "--json"], mount.path())?;
+    let held = said.out.lines().find(|line| line.contains(" of it in the page cache"));
+    let held = held.unwrap_or_else(|| panic!("{said:?}"));
+    assert!(!held.contains(" 0 B of it"), "{held}");
+    mount.unmount()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use fuse_frontend::errno::Errno;
 use fuse_frontend::source::Ino;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Cache, Deed, UNIT_BYTES, UNIT_CHUNKS, UnitKey};
+use super::{Cache, Deed, UNIT_BYTES, UNIT_CHUNKS, UnitKey, WantedBy};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::origin::{FetchError, RequestSource};
 use crate::store::{Appended, Rejection};
@@ -24,21 +24,15 @@ const FILL_BYTES_MIN: u64 = 16 << 10;
 
 impl Cache {
     /// Fetches unit `key` of `object` in the background; its flight has been boarded.
-    pub(super) fn fetch(
-        self: &Arc<Self>,
-        ino: Ino,
-        object: Arc<Object>,
-        key: UnitKey,
-        source: RequestSource,
-    ) {
+    pub(super) fn fetch(self: &Arc<Self>, ino: Ino, object: Arc<Object>, key: UnitKey, wanted_by: WantedBy) {
         let cache = self.clone();
-        let demand = u32::from(source == RequestSource::Demand);
+        let demand = u32::from(wanted_by != WantedBy::Nobody);
         self.demand.fetch_add(demand, Relaxed);
         self.runtime.spawn(async move {
             let kib = fill_kib(&object, key.unit);
             let permit = cache.fill_kib.clone().acquire_many_owned(kib).await;
             let permit = permit.expect("the semaphore is never closed");
-            cache.clone().fill(ino, &object, key, source, permit).await;
+            cache.clone().fill(ino, &object, key, wanted_by, permit).await;
             cache.demand.fetch_sub(demand, Relaxed);
         });
     }
@@ -49,9 +43,13 @@ impl Cache {
         ino: Ino,
         object: &Object,
         key: UnitKey,
-        source: RequestSource,
+        wanted_by: WantedBy,
         permit: OwnedSemaphorePermit,
     ) -> bool {
+        let source = match wanted_by {
+            WantedBy::Reader(_) => RequestSource::Demand,
+            WantedBy::Nobody => RequestSource::Readahead,
+        };
         let range = unit_range(object, key.unit);
         let (start, len) = (range.start, range.end - range.start);
         self.figures.fills_in_flight.add(1);
@@ -63,9 +61,8 @@ impl Cache {
         };
         self.figures.fills_in_flight.sub(1);
         if let Some(fetched) = &fetched {
-            let ahead = source == RequestSource::Readahead;
-            let fetched = Deed::Fetched { latency: began.elapsed(), ahead, failed: fetched.is_err() };
-            self.journal.note(ino, start, len, fetched);
+            let deed = Deed::Fetched { latency: began.elapsed(), wanted_by, failed: fetched.is_err() };
+            self.journal.note(ino, start, len, deed);
         }
         match fetched {
             None => {

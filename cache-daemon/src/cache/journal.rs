@@ -10,6 +10,15 @@ use parking_lot::Mutex;
 /// Entries that wait for one listener; what it has no room for is lost and counted.
 const WAITING_MAX: usize = 16 << 10;
 
+/// Who wanted what is fetched, when that began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WantedBy {
+    /// A reader, or whoever is answered like one; its thread, where that is known. Others may have joined it since.
+    Reader(Option<u32>),
+    /// Nobody yet: it is fetched ahead.
+    Nobody,
+}
+
 /// What was done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Deed {
@@ -17,10 +26,17 @@ pub enum Deed {
     Fetched {
         /// From the request to its last byte, retries included.
         latency: Duration,
-        /// No reader waited for it when it began.
-        ahead: bool,
+        /// Who waited for it when it began.
+        wanted_by: WantedBy,
         /// It did not come.
         failed: bool,
+    },
+    /// It was opened. Noted in `open` mode only: without, the kernel asks nobody.
+    Opened {
+        /// The thread, where that is known.
+        by: Option<u32>,
+        /// The kernel reads a local file by itself.
+        passed_through: bool,
     },
     /// A part of an object was put into the kernel's page cache.
     Pushed,

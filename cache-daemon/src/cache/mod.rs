@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use eviction::{Eviction, Patterns};
-pub use journal::{Deed, Entry, Journal};
+pub use journal::{Deed, Entry, Journal, WantedBy};
 pub use lending::Overdue;
 pub use prefetch::{Done, Prefetcher};
 pub use push::PushOutcome;

@@ -4,7 +4,7 @@
 //! the next one begin, so that the planner need not be quick. A unit that is stored or on its way is passed by.
 //!
 //! Demand goes first: a prefetch begins only if a quarter of the memory for fills would be left, never waits for
-//! memory before a reader, and asks the origin as [`RequestSource::Readahead`], which leaves it a quarter of the requests.
+//! memory before a reader, and asks the origin as [`crate::origin::RequestSource::Readahead`], which leaves it a quarter of the requests.
 //!
 //! Invariants
 //! - At most `depth` units in flight, each at most once ([`super::flight`]).
@@ -18,10 +18,9 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::fill::fill_kib;
-use super::{Cache, UNIT_BYTES, UNIT_CHUNKS, UnitKey};
+use super::{Cache, UNIT_BYTES, UNIT_CHUNKS, UnitKey, WantedBy};
 use crate::access::FileNo;
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
-use crate::origin::RequestSource;
 use crate::policy::readahead::{Outcome, Prefetch};
 
 /// A command that is done.
@@ -172,7 +171,7 @@ impl Inner {
             inner.cache.runtime.clone().spawn(async move {
                 let Begun { ino, object, key, progress, memory } = begun;
                 let Memory { fill, share } = memory;
-                let came = inner.cache.clone().fill(ino, &object, key, RequestSource::Readahead, fill).await;
+                let came = inner.cache.clone().fill(ino, &object, key, WantedBy::Nobody, fill).await;
                 drop(share);
                 inner.state.lock().ended(progress, came);
                 Self::begin(&inner);

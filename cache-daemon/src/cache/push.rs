@@ -13,9 +13,8 @@ use fuse_frontend::push::{Push, Pushed, Pusher};
 use fuse_frontend::source::Ino;
 use fuse_frontend::ticket::{Answer, ReadTicket};
 
-use super::{Cache, Deed};
+use super::{Cache, Deed, WantedBy};
 use crate::object::{Fingerprint, Object};
-use crate::origin::RequestSource;
 
 /// What comes of a push: the pusher's word, or why the bytes could not be had.
 pub type PushOutcome = Result<Pushed, Errno>;
@@ -49,7 +48,7 @@ impl Cache {
             offset,
             done: Box::new(done),
         };
-        self.give(ino, object, (offset, len), RequestSource::Readahead, ReadTicket::new(pushing));
+        self.give(ino, object, (offset, len), WantedBy::Nobody, ReadTicket::new(pushing));
     }
 }
 

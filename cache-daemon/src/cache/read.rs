@@ -10,9 +10,8 @@ use fuse_frontend::ticket::ReadTicket;
 
 use super::flight::{Boarded, Waiter};
 use super::parts::{Sink, gathered, whole};
-use super::{Cache, UNIT_CHUNKS, UnitKey};
+use super::{Cache, UNIT_CHUNKS, UnitKey, WantedBy};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
-use crate::origin::RequestSource;
 use crate::store::Miss;
 
 /// A range within one chunk of an object.
@@ -22,9 +21,12 @@ pub(super) struct ChunkRange {
     pub range: Range<u32>,
 }
 
-/// Who wants bytes, and where they go.
-pub(super) struct Wish {
-    source: RequestSource,
+/// The part of a read that lies in one chunk, and where its bytes go.
+struct Part {
+    ino: Ino,
+    object: Arc<Object>,
+    wanted_by: WantedBy,
+    range: ChunkRange,
     sink: Sink,
 }
 
@@ -52,17 +54,18 @@ impl Cache {
         };
         self.figures.reads.increment();
         self.requests.note(ino, object.size_bytes, offset, len);
-        self.give(ino, &Arc::new(object), (offset, len), RequestSource::Demand, ticket);
+        let wanted_by = WantedBy::Reader(ticket.asker());
+        self.give(ino, &Arc::new(object), (offset, len), wanted_by, ticket);
     }
 
     /// Answers `ticket` with `len` bytes at `offset` of node `ino`, which is `object`, then or later; nobody takes note of it as of
-    /// a reader's wish. What nobody waits for (`source`) goes behind what readers want, and its waiting is not counted.
+    /// a reader's wish. What nobody waits for goes behind what readers want, and its waiting is not counted.
     pub(super) fn give(
         self: &Arc<Self>,
         ino: Ino,
         object: &Arc<Object>,
         (offset, len): (u64, u32),
-        source: RequestSource,
+        wanted_by: WantedBy,
         ticket: ReadTicket,
     ) {
         let ranges = chunk_ranges(object.size_bytes, offset, len);
@@ -72,70 +75,64 @@ impl Cache {
             several => gathered(ticket, &several.iter().map(ChunkRange::len).collect::<Vec<_>>()),
         };
         for (range, sink) in ranges.into_iter().zip(sinks) {
-            self.read_chunk(ino, object, range, Wish { source, sink });
+            self.read_part(Part { ino, object: object.clone(), wanted_by, range, sink });
         }
     }
 
-    fn read_chunk(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, range: ChunkRange, wish: Wish) {
-        if self.store.contains(&range.key(object)).is_some() {
-            self.read_stored(ino, object, range, wish);
+    fn read_part(self: &Arc<Self>, part: Part) {
+        if self.store.contains(&part.key()).is_some() {
+            self.read_stored(part);
         } else {
-            self.read_absent(ino, object, range, wish);
+            self.read_absent(part);
         }
     }
 
     /// The index has the chunk: reads it from the store, and fetches it if the store cannot give it.
-    fn read_stored(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, wish: Wish) {
-        let (key, range) = (wanted.key(object), wanted.range.clone());
-        let (cache, object, started) = (self.clone(), object.clone(), Instant::now());
+    fn read_stored(self: &Arc<Self>, part: Part) {
+        let (key, range) = (part.key(), part.range.range.clone());
+        let (cache, started) = (self.clone(), Instant::now());
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => {
-                (wish.sink)(Ok(bytes));
-                cache.eviction.used(ino, &object);
+                (part.sink)(Ok(bytes));
+                cache.eviction.used(part.ino, &part.object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
                 cache.figures.store_latency.record(started.elapsed());
             }
             Err(miss) => {
                 // A fault of ours is a miss. Past the index: what it still says may be what just failed.
-                tracing::debug!(key = %object.key, ?miss, "the store did not give what its index has");
+                tracing::debug!(key = %part.object.key, ?miss, "the store did not give what its index has");
                 cache.figures.store_refusals.increment();
-                cache.board(ino, &object, wanted, wish, || false);
+                cache.board(part, || false);
             }
         };
         self.store.read(key, range, Box::new(done));
     }
 
     /// The index has not the chunk: joins the flight of its unit, or begins it.
-    fn read_absent(self: &Arc<Self>, ino: Ino, object: &Arc<Object>, wanted: ChunkRange, wish: Wish) {
-        let key = wanted.key(object);
-        self.board(ino, object, wanted, wish, || self.store.contains(&key).is_some());
+    fn read_absent(self: &Arc<Self>, part: Part) {
+        let key = part.key();
+        self.board(part, || self.store.contains(&key).is_some());
     }
 
-    fn board(
-        self: &Arc<Self>,
-        ino: Ino,
-        object: &Arc<Object>,
-        wanted: ChunkRange,
-        Wish { source, sink }: Wish,
-        stored: impl FnOnce() -> bool,
-    ) {
-        let key = UnitKey { object: object.fingerprint, unit: wanted.chunk / UNIT_CHUNKS };
-        let sink = if source == RequestSource::Demand { self.timed(sink) } else { sink };
-        let waiter = Waiter { range: wanted.in_unit(), sink };
+    fn board(self: &Arc<Self>, part: Part, stored: impl FnOnce() -> bool) {
+        let key = UnitKey { object: part.object.fingerprint, unit: part.range.chunk / UNIT_CHUNKS };
+        let sink = match part.wanted_by {
+            WantedBy::Reader(_) => self.timed(part.sink),
+            WantedBy::Nobody => part.sink,
+        };
+        let waiter = Waiter { range: part.range.in_unit(), sink };
         match self.flights.board(key, waiter, stored) {
             Boarded::First => {
                 self.figures.misses.increment();
-                self.fetch(ino, object.clone(), key, source);
+                self.fetch(part.ino, part.object, key, part.wanted_by);
             }
             Boarded::Joined => self.figures.joined.increment(),
             Boarded::Landed(bytes, Waiter { range, sink }) => {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
-            Boarded::NotNeeded(Waiter { sink, .. }) => {
-                self.read_stored(ino, object, wanted, Wish { source, sink });
-            }
+            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(Part { sink, ..part }),
         }
     }
 
@@ -154,13 +151,15 @@ impl Cache {
     }
 }
 
+impl Part {
+    fn key(&self) -> ExtentKey {
+        ExtentKey { object: self.object.fingerprint, chunk: self.range.chunk }
+    }
+}
+
 impl ChunkRange {
     fn len(&self) -> u32 {
         self.range.end - self.range.start
-    }
-
-    fn key(&self, object: &Object) -> ExtentKey {
-        ExtentKey { object: object.fingerprint, chunk: self.chunk }
     }
 
     /// The same bytes, counted from the start of the unit that holds the chunk.

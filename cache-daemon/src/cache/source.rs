@@ -8,8 +8,8 @@ use fuse_frontend::errno::Errno;
 use fuse_frontend::source::{Attributes, Backing, Capacity, Entry, FileSource, Ino, Walk, Xattr};
 use fuse_frontend::ticket::ReadTicket;
 
-use super::Cache;
 use super::lending::{Lending, Overdue};
+use super::{Cache, Deed};
 use crate::catalog::NoDirectory;
 
 /// A cache and how long the kernel may believe what it says.
@@ -83,6 +83,10 @@ impl FileSource for MountedCache {
     fn backing(&self, ino: Ino) -> Option<Backing> {
         let object = self.cache.catalog().object(ino)?;
         self.lending.lend(self.cache.store(), ino, &object)
+    }
+
+    fn opened(&self, ino: Ino, asker: Option<u32>, passed_through: bool) {
+        self.cache.journal().note(ino, 0, 0, Deed::Opened { by: asker, passed_through });
     }
 
     fn released(&self, ino: Ino) {

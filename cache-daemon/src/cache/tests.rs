@@ -21,7 +21,7 @@ use rand::{RngCore, SeedableRng};
 use tokio::sync::mpsc;
 
 use super::read::chunk_ranges;
-use super::{Announce, Cache, CacheLimits, MountedCache, Revalidation};
+use super::{Announce, Cache, CacheLimits, Deed, MountedCache, Revalidation, WantedBy};
 use crate::catalog::{Builder, Change};
 use crate::object::CHUNK_BYTES;
 use crate::origin::faulty::{Faults, Faulty};
@@ -96,9 +96,19 @@ impl Rig {
     }
 
     fn ask(&self, ino: Ino, offset: u64, len: u32) -> Receiver<Result<Vec<u8>, Errno>> {
-        let (sender, answer) = bounded(1);
-        self.source.read(ino, offset, len, ReadTicket::new(Sent(sender)));
-        answer
+        self.ask_as(None, ino, offset, len)
+    }
+
+    fn ask_as(
+        &self,
+        asker: Option<u32>,
+        ino: Ino,
+        offset: u64,
+        len: u32,
+    ) -> Receiver<Result<Vec<u8>, Errno>> {
+        let (answer, receiver) = bounded(1);
+        self.source.read(ino, offset, len, ReadTicket::new(Sent { answer, asker }));
+        receiver
     }
 
     fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>, Errno> {
@@ -119,15 +129,22 @@ impl Rig {
     }
 }
 
-struct Sent(crossbeam::channel::Sender<Result<Vec<u8>, Errno>>);
+struct Sent {
+    answer: crossbeam::channel::Sender<Result<Vec<u8>, Errno>>,
+    asker: Option<u32>,
+}
 
 impl Answer for Sent {
     fn data(self: Box<Self>, bytes: &[u8]) {
-        self.0.send(Ok(bytes.to_vec())).expect("the test waits");
+        self.answer.send(Ok(bytes.to_vec())).expect("the test waits");
     }
 
     fn error(self: Box<Self>, errno: Errno) {
-        self.0.send(Err(errno)).expect("the test waits");
+        self.answer.send(Err(errno)).expect("the test waits");
+    }
+
+    fn asker(&self) -> Option<u32> {
+        self.asker
     }
 }
 
@@ -189,6 +206,23 @@ fn sixty_four_readers_of_one_object_cost_one_get() {
     }
     rig.settle();
     assert_eq!(rig.gets(), 1);
+}
+
+#[test]
+fn the_journal_names_the_first_thread_that_missed_and_the_one_that_opened() {
+    let rig = Rig::new(&[3 << 20]);
+    let ino = rig.ino("o0");
+    let entries = rig.cache.journal().listen();
+    rig.faulty.set(Faults { stall: 1.0, stall_for: Duration::from_millis(100), ..Faults::default() });
+    // Of several chunks: a read in parts is one reader's all the same.
+    let answers = [Some(5), Some(6), None].map(|asker| rig.ask_as(asker, ino, 0, 3 << 20));
+    answers.iter().for_each(|answer| drop(answer.recv().expect("answered").expect("bytes")));
+    rig.settle();
+    rig.source.opened(ino, Some(7), true);
+    let noted: Vec<_> = entries.try_iter().map(|entry| entry.done).collect();
+    let [Deed::Fetched { wanted_by, failed: false, .. }, opened] = &noted[..] else { panic!("{noted:?}") };
+    assert_eq!(*wanted_by, WantedBy::Reader(Some(5)));
+    assert_eq!(*opened, Deed::Opened { by: Some(7), passed_through: true });
 }
 
 #[test]

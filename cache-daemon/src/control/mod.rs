@@ -196,6 +196,18 @@ pub struct Readers {
     pub waits_by_kernel: bool,
 }
 
+/// Who did it. A line that names nobody has none of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// The process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Its name; empty if it was gone before anybody asked.
+    #[serde(default)]
+    pub command: String,
+}
+
 /// One line of a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -206,10 +218,9 @@ pub enum TraceLine {
         at_ns: u64,
         /// The file, from the mountpoint.
         path: String,
-        /// The process.
-        pid: u32,
-        /// The thread.
-        tid: u32,
+        /// By whom, as the host numbers it.
+        #[serde(flatten)]
+        by: Process,
         /// First byte of the access.
         start: u64,
         /// End of the access.
@@ -228,6 +239,18 @@ pub enum TraceLine {
         /// Why.
         why: String,
     },
+    /// A file was opened; told in `open` mode only.
+    Opened {
+        /// Monotonic clock, ns.
+        at_ns: u64,
+        /// The file.
+        path: String,
+        /// By whom, as the daemon's pid namespace numbers it.
+        #[serde(flatten)]
+        by: Option<Process>,
+        /// The kernel reads a local file by itself.
+        passed_through: bool,
+    },
     /// A part of a file was asked of the origin.
     Fetched {
         /// When it was over: monotonic clock, ns.
@@ -238,6 +261,9 @@ pub enum TraceLine {
         start: u64,
         /// End of the part.
         end: u64,
+        /// Of a miss, whose READ it was, as the daemon's pid namespace numbers it.
+        #[serde(flatten)]
+        by: Option<Process>,
         /// From the request to the last byte, retries included.
         latency_us: u64,
         /// Fetched ahead: no reader waited when it began. Else a miss.

@@ -108,6 +108,12 @@ impl FileSource for EarlySource {
         self.source().ok()?.backing(ino)
     }
 
+    fn opened(&self, ino: Ino, asker: Option<u32>, passed_through: bool) {
+        if let Ok(source) = self.source() {
+            source.opened(ino, asker, passed_through);
+        }
+    }
+
     fn released(&self, ino: Ino) {
         if let Ok(source) = self.source() {
             source.released(ino);

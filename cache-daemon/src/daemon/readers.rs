@@ -42,21 +42,25 @@ fn add(readers: &mut Vec<ReaderRow>, asker: &Asker, alone: bool) {
 }
 
 /// The process of a thread; itself if it is gone, which is right for a process of one thread.
-fn process_of(tid: u32) -> u32 {
+pub(super) fn process_of(tid: u32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
     line.and_then(|tgid| tgid.trim().parse().ok()).unwrap_or(tid)
 }
 
+/// The name of a process; empty if it is gone.
+pub(super) fn command_of(tgid: u32) -> String {
+    fs::read_to_string(format!("/proc/{tgid}/comm")).unwrap_or_default().trim_end_matches('\n').to_owned()
+}
+
 /// A row of nothing but what /proc tells of a process.
 fn from_proc(tgid: u32) -> ReaderRow {
-    let read = |name: &str| fs::read_to_string(format!("/proc/{tgid}/{name}")).unwrap_or_default();
-    let groups = read("cgroup");
+    let groups = fs::read_to_string(format!("/proc/{tgid}/cgroup")).unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
     let cgroup = group.and_then(|group| fs::metadata(format!("/sys/fs/cgroup/{group}")).ok());
     ReaderRow {
         tgid,
-        command: read("comm").trim().to_owned(),
+        command: command_of(tgid),
         cgroup: cgroup.map_or(0, |group| group.ino()),
         ..ReaderRow::default()
     }

@@ -1,12 +1,14 @@
 //! `cachectl trace`: what the probes see and what the cache does, as it happens.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::select;
 
+use super::readers::{command_of, process_of};
 use super::watching::Watching;
-use crate::cache::{Cache, Deed, Entry};
-use crate::control::TraceLine;
+use crate::cache::{Cache, Deed, Entry, WantedBy};
+use crate::control::{Process, TraceLine};
 use crate::probe::Event;
 use fuse_frontend::source::Ino;
 
@@ -27,11 +29,15 @@ pub(super) fn trace(
     if !take(&TraceLine::Watching { tier: tier.to_string(), why }) {
         return false;
     }
+    let mut names = Names::default();
     let mut told = Instant::now();
     while !ended() {
         let line = select! {
-            recv(events) -> event => event.ok().map(|event| reading(cache, event)),
-            recv(entries) -> entry => entry.ok().map(|entry| line(cache, entry)),
+            recv(events) -> event => event.ok().map(|event| {
+                let command = names.command(watching, event.tgid);
+                reading(cache, event, command)
+            }),
+            recv(entries) -> entry => entry.ok().map(|entry| line(cache, entry, &mut names)),
             default(QUIET) => None,
         };
         let is_there = line.is_none_or(|line| take(&line));
@@ -40,9 +46,41 @@ pub(super) fn trace(
         if !is_there || is_due && !take(&TraceLine::Quiet { lost: lost() }) {
             return false;
         }
-        told = if is_due { Instant::now() } else { told };
+        if is_due {
+            told = Instant::now();
+            names = Names::default();
+        }
     }
     true
+}
+
+/// Who is who, as it was within the last second: numbers are used again, and names change.
+///
+/// Twice, because probes number processes as the host does, and requests as the daemon's pid namespace does.
+#[derive(Default)]
+struct Names {
+    of_requests: HashMap<u32, Process>,
+    of_events: HashMap<u32, String>,
+}
+
+impl Names {
+    /// Whose thread it is that sent a request.
+    fn process(&mut self, tid: u32) -> Process {
+        let ask = || {
+            let pid = process_of(tid);
+            Process { pid, tid, command: command_of(pid) }
+        };
+        self.of_requests.entry(tid).or_insert_with(ask).clone()
+    }
+
+    /// The name of a process that the probes saw, from the probes.
+    fn command(&mut self, watching: &Watching, tgid: u32) -> String {
+        if !self.of_events.contains_key(&tgid) {
+            let rows = watching.probes().map_or_else(Vec::new, |probes| probes.readers());
+            self.of_events.extend(rows.into_iter().map(|row| (row.tgid, row.command)));
+        }
+        self.of_events.entry(tgid).or_default().clone()
+    }
 }
 
 fn path(cache: &Cache, ino: Ino) -> String {
@@ -50,12 +88,11 @@ fn path(cache: &Cache, ino: Ino) -> String {
     path.map_or_else(|| format!("inode {}", ino.0), |path| String::from_utf8_lossy(&path).into())
 }
 
-fn reading(cache: &Cache, event: Event) -> TraceLine {
+fn reading(cache: &Cache, event: Event, command: String) -> TraceLine {
     TraceLine::Reading {
         at_ns: event.at_ns,
         path: path(cache, event.ino),
-        pid: event.tgid,
-        tid: event.tid,
+        by: Process { pid: event.tgid, tid: event.tid, command },
         start: event.bytes.start,
         end: event.bytes.end,
         begins: event.begins,
@@ -64,13 +101,21 @@ fn reading(cache: &Cache, event: Event) -> TraceLine {
     }
 }
 
-fn line(cache: &Cache, entry: Entry) -> TraceLine {
+fn line(cache: &Cache, entry: Entry, names: &mut Names) -> TraceLine {
     let Entry { at_ns, ino, start, bytes, done } = entry;
     let (path, end) = (path(cache, ino), start + bytes);
     match done {
-        Deed::Fetched { latency, ahead, failed } => {
+        Deed::Fetched { latency, wanted_by, failed } => {
             let latency_us = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-            TraceLine::Fetched { at_ns, path, start, end, latency_us, ahead, failed }
+            let (ahead, tid) = match wanted_by {
+                WantedBy::Reader(tid) => (false, tid),
+                WantedBy::Nobody => (true, None),
+            };
+            let by = tid.map(|tid| names.process(tid));
+            TraceLine::Fetched { at_ns, path, start, end, by, latency_us, ahead, failed }
+        }
+        Deed::Opened { by, passed_through } => {
+            TraceLine::Opened { at_ns, path, by: by.map(|tid| names.process(tid)), passed_through }
         }
         Deed::Pushed => TraceLine::Pushed { at_ns, path, start, end },
         Deed::Evicted => TraceLine::Evicted { at_ns, path, bytes },

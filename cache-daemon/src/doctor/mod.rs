@@ -14,6 +14,7 @@ mod fuse;
 mod kernel;
 mod probes;
 mod process;
+pub mod resident;
 mod uring;
 
 /// How a check came out.

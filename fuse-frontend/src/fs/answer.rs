@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use fuser::ReplyData;
 
+use crate::askers;
 use crate::errno::Errno;
 use crate::figures::RequestCounts;
 use crate::source::Ino;
@@ -47,5 +48,9 @@ impl Answer for KernelAnswer {
         self.counts.failed(errno);
         self.counts.read_answered(0, self.started.elapsed());
         self.reply.error(fuser::Errno::from_i32(errno.0));
+    }
+
+    fn asker(&self) -> Option<u32> {
+        askers::known(self.asker)
     }
 }

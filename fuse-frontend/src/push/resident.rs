@@ -32,6 +32,16 @@ struct Cachestat {
     nr_recently_evicted: u64,
 }
 
+/// Bytes of the pages that the page cache holds of `file`, which may be a block device.
+///
+/// # Errors
+/// Before Linux 6.5. From 6.13 on for files that are another user's and not writable; of these mincore would say that
+/// every page is there.
+pub fn resident_bytes(file: &File) -> io::Result<u64> {
+    // A length of 0: to the end.
+    Ok(by_cachestat(file, &(0..0))? * super::page_bytes())
+}
+
 /// Pages of `bytes` of `file` in the page cache, each page that the range touches counted; `page_bytes` is the size of one.
 pub(super) fn pages(file: &File, bytes: &Range<u64>, page_bytes: u64) -> io::Result<u64> {
     if bytes.is_empty() {

@@ -17,6 +17,7 @@ use fuse_frontend::memory::MemorySource;
 use fuse_frontend::negotiate::{Mode, ServeMode};
 use fuse_frontend::source::Ino;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -306,4 +307,27 @@ fn reads_ask_for_a_mebibyte_and_never_for_more() {
             assert!(longest <= report.max_read_bytes);
         }
     }
+}
+
+#[test]
+fn a_read_says_which_thread_waits_for_it() {
+    if cannot_mount() {
+        return;
+    }
+    let source = MemorySource::new();
+    source.add_file("a", vec![1; 5000]);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let asking = asked.clone();
+    source.on_read(move |_, _, _, ticket| {
+        asking.lock().push(ticket.asker());
+        Some(ticket)
+    });
+    let mounted = Mounted::new(source, ServeMode::Auto);
+    let read = || {
+        fs::read(mounted.path("a")).unwrap();
+        nix::unistd::gettid().as_raw() as u32
+    };
+    let reader = std::thread::scope(|scope| scope.spawn(read).join().unwrap());
+    let asked = asked.lock();
+    assert!(!asked.is_empty() && asked.iter().all(|tid| *tid == Some(reader)), "{reader}: {asked:?}");
 }

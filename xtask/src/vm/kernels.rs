@@ -109,7 +109,7 @@ fn numbers(version: &str) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 21] = [
         "linux-image-5.10.0-46-cloud-amd64",
         "linux-image-5.10.0-46-cloud-amd64-unsigned",
         "linux-image-5.10.0-9-cloud-amd64",
@@ -121,6 +121,12 @@ mod tests {
         "linux-image-6.12.117+deb12-cloud-amd64",
         "linux-image-6.12.95+deb12-cloud-amd64",
         "linux-image-6.12-amd64-signed-template",
+        "linux-image-6.12.117+deb12-amd64",
+        "linux-image-6.12.117+deb12-amd64-unsigned",
+        "linux-image-7.3.4+deb13-amd64",
+        "linux-base-7.3.4+deb13-amd64",
+        "linux-binary-7.3.4+deb13-amd64",
+        "linux-modules-7.3.4+deb13-amd64",
         "linux-image-7.3.4+deb13-cloud-amd64",
         "linux-base-7.3.4+deb13-cloud-amd64",
         "linux-binary-7.3.4+deb13-cloud-amd64",
@@ -143,12 +149,15 @@ mod tests {
     fn other_flavours_and_versions_are_not_taken() {
         assert_eq!(packages("6.1", Flavour::Generic), ["linux-image-6.1.0-56-amd64-unsigned"]);
         assert!(packages("5.15", Flavour::Cloud).is_empty());
-        assert!(packages("6.12", Flavour::Generic).is_empty());
+        assert_eq!(packages("6.12", Flavour::Generic), ["linux-image-6.12.117+deb12-amd64"]);
+        assert!(packages("5.10", Flavour::Generic).is_empty(), "only the cloud's is there");
     }
 
     #[test]
     fn a_kernel_in_parts_is_fetched_in_parts() {
         let parts = ["binary", "modules", "base"].map(|part| format!("linux-{part}-7.3.4+deb13-cloud-amd64"));
         assert_eq!(packages("7.3", Flavour::Cloud), parts);
+        let parts = ["binary", "modules", "base"].map(|part| format!("linux-{part}-7.3.4+deb13-amd64"));
+        assert_eq!(packages("7.3", Flavour::Generic), parts);
     }
 }

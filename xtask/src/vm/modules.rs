@@ -1,7 +1,8 @@
 //! The kernel modules that a guest needs, with what those need, in the order of loading.
 //!
 //! Packages come without `modules.dep`: their scripts make it, and do not run here. A module's file says itself what
-//! it depends on, in its section `.modinfo`.
+//! it depends on, in its section `.modinfo`: what has symbols that it uses, and what it asks the kernel for while it is
+//! loaded or used. The kernel would call modprobe for the latter, which a guest has not.
 
 use std::collections::HashMap;
 use std::fs;
@@ -72,8 +73,21 @@ impl Search {
         for dependency in depends(&bytes)? {
             self.add(&dependency, "")?;
         }
+        for dependency in soft_depends(&bytes) {
+            self.add_soft(&dependency)?;
+        }
         self.done.push(Loadable { name: name.to_owned(), bytes, parameters: parameters.to_owned() });
         Ok(())
+    }
+
+    /// A soft dependency names a module, or what several have: the algorithm `crc32c`, whose portable implementation is always
+    /// called `crc32c_generic`. One that is nowhere is not needed, as for modprobe.
+    fn add_soft(&mut self, name: &str) -> anyhow::Result<()> {
+        let algorithm = name.strip_prefix("crypto_").unwrap_or(name);
+        let candidates = [name.to_owned(), algorithm.to_owned(), format!("{algorithm}_generic")];
+        let found =
+            candidates.iter().find(|name| self.builtin.contains(name) || self.files.contains_key(*name));
+        found.map_or(Ok(()), |name| self.add(name, ""))
     }
 }
 
@@ -106,19 +120,33 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(said.stdout)
 }
 
-/// `depends=a,b` of `.modinfo`, and what its soft dependencies name to be loaded before.
+/// `depends=a,b` of `.modinfo`.
 fn depends(module: &[u8]) -> anyhow::Result<Vec<String>> {
-    let Some(names) = field(module, b"depends=") else { bail!("a module without `depends=` in .modinfo") };
+    let Some(names) = fields(module, b"depends=").next() else {
+        bail!("a module without `depends=` in .modinfo")
+    };
     Ok(names.split(',').filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect())
 }
 
-/// The value of a field of `.modinfo`: strings `name=value`, each between zeros.
-fn field(module: &[u8], name: &[u8]) -> Option<String> {
-    let starts = module.windows(name.len() + 1);
-    let start =
-        starts.enumerate().find(|(_, window)| window[0] == 0 && &window[1..] == name)?.0 + 1 + name.len();
-    let end = module[start..].iter().position(|byte| *byte == 0)?;
-    Some(String::from_utf8_lossy(&module[start..start + end]).into_owned())
+/// `a` and `b` of `softdep=pre: a b post: c`: what the module would have loaded before it.
+fn soft_depends(module: &[u8]) -> Vec<String> {
+    let before = fields(module, b"softdep=").flat_map(|text| {
+        let words = text.split_whitespace().skip_while(|word| *word != "pre:").skip(1);
+        let names = words.take_while(|word| !word.ends_with(':'));
+        names.map(|name| name.replace('-', "_")).collect::<Vec<_>>()
+    });
+    before.collect()
+}
+
+/// The values of a field of `.modinfo`: strings `name=value`, each between zeros.
+fn fields(module: &[u8], name: &[u8]) -> impl Iterator<Item = String> {
+    let windows = module.windows(name.len() + 1).enumerate();
+    let starts = windows.filter(move |(_, window)| window[0] == 0 && &window[1..] == name);
+    starts.filter_map(move |(at, _)| {
+        let value = &module[at + 1 + name.len()..];
+        let end = value.iter().position(|byte| *byte == 0)?;
+        Some(String::from_utf8_lossy(&value[..end]).into_owned())
+    })
 }
 
 #[cfg(test)]
@@ -143,6 +171,29 @@ mod tests {
         let closure = closure(&kernel, &[("fuse", ""), ("xfs", "a=1")]).unwrap();
         let names: Vec<_> = closure.iter().map(|m| (m.name.as_str(), m.parameters.as_str())).collect();
         assert_eq!(names, [("lib_b", ""), ("lib_a", ""), ("xfs", "a=1")]);
+    }
+
+    #[test]
+    fn what_a_module_asks_the_kernel_for_is_loaded_before_it_where_it_is_a_module() {
+        let root = tempfile::tempdir().unwrap();
+        let kernel = root.path().join("kernel");
+        fs::create_dir_all(&kernel).unwrap();
+        fs::write(root.path().join("modules.builtin"), "kernel/crypto/sha256_generic.ko\n").unwrap();
+        let soft = "softdep=pre: crypto-crc32c sha256 zstd post: late\0softdep=pre: lib-b\0";
+        let files = [
+            ("ext4", [&module(""), soft.as_bytes()].concat()),
+            ("crc32c_generic", module("")),
+            ("lib-b", module("")),
+            ("late", module("")),
+        ];
+        for (name, bytes) in files {
+            fs::write(kernel.join(format!("{name}.ko")), bytes).unwrap();
+        }
+        let modules = root.path().to_path_buf();
+        let kernel = Fetched { release: "1".into(), image: PathBuf::new(), modules };
+        let names: Vec<_> =
+            closure(&kernel, &[("ext4", "")]).unwrap().into_iter().map(|module| module.name).collect();
+        assert_eq!(names, ["crc32c_generic", "lib_b", "ext4"]);
     }
 
     #[test]

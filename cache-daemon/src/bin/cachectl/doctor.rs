@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use cache_daemon::control::{Client, Request, mountinfo};
-use cache_daemon::doctor::{self, Check, State};
+use cache_daemon::doctor::{self, Check, State, resident};
 use cache_daemon::stats::snapshot::{Degraded, Snapshot};
 
 use super::find::{self, Target};
-use super::{Verdict, table};
+use super::{Verdict, table, units};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -77,13 +77,20 @@ fn places(cache_dir: &Path) -> Vec<Check> {
             None => Check {
                 name,
                 state: State::Ok,
-                found: place.state,
+                found: place.state + &in_page_cache(&place.path),
                 effect: String::new(),
                 do_what: String::new(),
             },
         }
     });
     checks.collect()
+}
+
+/// What the page cache holds of a place, beside what it holds of the mount.
+fn in_page_cache(place: &Path) -> String {
+    let Ok(found) = resident::of_place(place) else { return String::new() };
+    let least = if found.in_part { "at least " } else { "" };
+    format!("; {least}{} of it in the page cache", units::bytes(found.bytes as f64))
 }
 
 /// What is well in one line each; what is not with its effect and its cure, which need room.

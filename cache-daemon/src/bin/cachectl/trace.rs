@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
-use cache_daemon::control::{Request, TraceLine};
+use cache_daemon::control::{Process, Request, TraceLine};
 use cache_daemon::stats::Latency;
 
 use super::find::{self, Target};
@@ -19,12 +19,17 @@ Examples:
   cachectl trace --file '*/n01440764/*'   only files whose path matches
   cachectl trace --pid 4242 --json        one process, one JSON object a line
 
-EVENT   begin, end: a reading of a file begins, reaches its end; a small file read at once is begin+end.
-        Reads that the page cache serves are seen too, as far as the probes see them (docs/probes.md).
-        miss, ahead: a part of a file came from the origin, for a reader or ahead of one; LATENCY is the origin's.
-        push: a part was put into the page cache. evict: what is stored of a file was forgotten.
-BY      read or fault; of a miss nothing, or failed.
-With --pid there are only begin and end: the others are nobody's.
+EVENT   begin, end: a reading of a file begins, reaches its end; begin+end: a small file, read at
+        once. Reads that the page cache serves too, as far as probes see them (docs/probes.md).
+        open: a file was opened. Only in the serve mode `open` (`cachectl stats` says which it is):
+        in `noopen` the kernel opens files without asking anybody, and no probe looks there.
+        miss, ahead: a part of a file came from the origin, for a reader or ahead of one; LATENCY
+        is the origin's. push: a part was put into the page cache. evict: what is stored of a file
+        was forgotten.
+BY      begin, end: read or fault. miss, ahead: nothing, or failed. open: who answers the reads,
+        the daemon, or the kernel by itself (passthrough).
+PID     of a miss, the first that waited for it; `-`: nobody, or not known.
+With --pid there are open, begin, end and miss: the others are nobody's.
 
 Exit code: 0, or 2 if no daemon answers.";
 
@@ -78,34 +83,47 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
 struct Seen<'a> {
     at_ns: u64,
     path: &'a str,
-    pid: Option<u32>,
+    process: Option<&'a Process>,
     event: &'static str,
     by: &'static str,
-    start: u64,
-    bytes: u64,
+    start: Option<u64>,
+    bytes: Option<u64>,
     latency_us: Option<u64>,
 }
 
 impl<'a> Seen<'a> {
     fn of(line: &'a TraceLine) -> Option<Self> {
-        let nobodys = |at_ns, path, event, start, end: u64| {
-            let (pid, by, latency_us) = (None, "", None);
-            Seen { at_ns, path, pid, event, by, start, bytes: end.saturating_sub(start), latency_us }
+        let of = |at_ns, path, event| {
+            let (process, by, start, bytes, latency_us) = (None, "", None, None, None);
+            Seen { at_ns, path, process, event, by, start, bytes, latency_us }
+        };
+        let of_part = |at_ns, path, event, start, end: u64| Seen {
+            start: Some(start),
+            bytes: Some(end.saturating_sub(start)),
+            ..of(at_ns, path, event)
         };
         Some(match line {
             TraceLine::Watching { .. } | TraceLine::Quiet { .. } => return None,
-            &TraceLine::Reading { at_ns, ref path, pid, start, end, begins, ends, fault, .. } => Seen {
-                pid: Some(pid),
+            &TraceLine::Reading { at_ns, ref path, ref by, start, end, begins, ends, fault } => Seen {
+                process: Some(by),
                 by: if fault { "fault" } else { "read" },
-                ..nobodys(at_ns, path, reading(begins, ends), start, end)
+                ..of_part(at_ns, path, reading(begins, ends), start, end)
             },
-            &TraceLine::Fetched { at_ns, ref path, start, end, latency_us, ahead, failed } => Seen {
+            &TraceLine::Opened { at_ns, ref path, ref by, passed_through } => Seen {
+                process: by.as_ref(),
+                by: if passed_through { "kernel" } else { "daemon" },
+                ..of(at_ns, path, "open")
+            },
+            &TraceLine::Fetched { at_ns, ref path, start, end, ref by, latency_us, ahead, failed } => Seen {
+                process: by.as_ref(),
                 latency_us: Some(latency_us),
                 by: if failed { "failed" } else { "" },
-                ..nobodys(at_ns, path, if ahead { "ahead" } else { "miss" }, start, end)
+                ..of_part(at_ns, path, if ahead { "ahead" } else { "miss" }, start, end)
             },
-            TraceLine::Pushed { at_ns, path, start, end } => nobodys(*at_ns, path, "push", *start, *end),
-            TraceLine::Evicted { at_ns, path, bytes } => nobodys(*at_ns, path, "evict", 0, *bytes),
+            TraceLine::Pushed { at_ns, path, start, end } => of_part(*at_ns, path, "push", *start, *end),
+            TraceLine::Evicted { at_ns, path, bytes } => {
+                Seen { bytes: Some(*bytes), ..of(*at_ns, path, "evict") }
+            }
         })
     }
 }
@@ -165,7 +183,7 @@ impl Trace {
 
     fn wants(&self, seen: &Seen<'_>) -> bool {
         self.file.as_ref().is_none_or(|glob| glob.matches(seen.path))
-            && self.pid.is_none_or(|pid| seen.pid == Some(pid))
+            && self.pid.is_none_or(|pid| seen.process.is_some_and(|process| process.pid == pid))
     }
 
     fn count(&mut self, seen: &Seen<'_>) {
@@ -186,20 +204,23 @@ impl Trace {
             let [seconds, pid, event, by] = ["SECONDS", "PID", "EVENT", "BY"];
             writeln!(
                 out,
-                "{seconds:>12}  {pid:>8}  {event:<10} {by:<6} {:>10} {:>10} {:>9}  FILE",
-                "FROM", "BYTES", "LATENCY"
+                "{seconds:>12}  {pid:>8}  {event:<10} {by:<6} {:>10} {:>10} {:>9}  {:<15}  FILE",
+                "FROM", "BYTES", "LATENCY", "COMMAND"
             )?;
         }
         let Seen { at_ns, path, event, by, .. } = *seen;
         let first_ns = self.span_ns.map_or(at_ns, |(first, _)| first);
         // Kinds are in order each, and not with each other: a line may be older than the first.
         let seconds = (at_ns as i64).wrapping_sub(first_ns as i64) as f64 / 1e9;
-        let pid = seen.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let (from, bytes) = (units::bytes(seen.start as f64), units::bytes(seen.bytes as f64));
-        let latency = seen.latency_us.map_or_else(|| "-".to_owned(), units::duration);
+        let known = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+        let pid = known(seen.process.map(|process| process.pid.to_string()));
+        let command = seen.process.map_or("", |process| process.command.as_str());
+        let command = if command.is_empty() { "-" } else { command };
+        let [from, bytes] = [seen.start, seen.bytes].map(|n| known(n.map(|n| units::bytes(n as f64))));
+        let latency = known(seen.latency_us.map(units::duration));
         Ok(writeln!(
             out,
-            "{seconds:>12.6}  {pid:>8}  {event:<10} {by:<6} {from:>10} {bytes:>10} {latency:>9}  {path}"
+            "{seconds:>12.6}  {pid:>8}  {event:<10} {by:<6} {from:>10} {bytes:>10} {latency:>9}  {command:<15}  {path}"
         )?)
     }
 
@@ -242,11 +263,15 @@ mod tests {
         Trace::new(&args).expect("a pattern")
     }
 
-    fn lines() -> [TraceLine; 5] {
+    fn by(pid: u32) -> Process {
+        Process { pid, tid: pid, command: "reader".to_owned() }
+    }
+
+    fn lines() -> [TraceLine; 6] {
         let path = || "train/a.jpg".to_owned();
         let reading = |path, pid, at_ns| {
-            let (tid, start, end, begins, ends, fault) = (pid, 0, 2048, true, true, false);
-            TraceLine::Reading { at_ns, path, pid, tid, start, end, begins, ends, fault }
+            let (by, start, end, begins, ends, fault) = (by(pid), 0, 2048, true, true, false);
+            TraceLine::Reading { at_ns, path, by, start, end, begins, ends, fault }
         };
         [
             TraceLine::Watching { tier: "B".into(), why: "so".into() },
@@ -256,11 +281,13 @@ mod tests {
                 path: path(),
                 start: 0,
                 end: 4096,
+                by: Some(by(8)),
                 latency_us: 12_000,
                 ahead: false,
                 failed: false,
             },
             reading("val/b.jpg".to_owned(), 8, 3_000_000_000),
+            TraceLine::Opened { at_ns: 3_000_000_000, path: path(), by: None, passed_through: true },
             TraceLine::Quiet { lost: 3 },
         ]
     }
@@ -279,15 +306,34 @@ mod tests {
         assert_eq!(ends(&shown[0], "LATENCY"), ends(&shown[2], "12 ms"), "{shown:#?}");
         assert_eq!(shown[0].find("FILE"), shown[1].find("train/a.jpg"));
         assert!(shown[2].trim_start().starts_with("-0.500000"), "{}", shown[2]);
-        assert_eq!(shown[4], "3 lines in 1.0 s, 2 begin+end, 1 miss; 3 lost");
-        assert!(shown[5].starts_with("origin: p50 ") && shown[5].ends_with("max 12 ms"), "{}", shown[5]);
+        assert_eq!(shown[0].find("COMMAND"), shown[2].find("reader"), "{shown:#?}");
+        let cells: Vec<_> = shown[4].split_whitespace().skip(1).collect();
+        assert_eq!(cells, ["-", "open", "kernel", "-", "-", "-", "-", "train/a.jpg"]);
+        assert_eq!(shown[5], "4 lines in 1.0 s, 2 begin+end, 1 miss, 1 open; 3 lost");
+        assert!(shown[6].starts_with("origin: p50 ") && shown[6].ends_with("max 12 ms"), "{}", shown[6]);
     }
 
     #[test]
     fn a_glob_and_a_process_choose_lines() {
         assert_eq!(shown(trace(Some("val/*"), None)).len(), 3);
-        assert_eq!(shown(trace(Some("*.jpg"), None)).len(), 6, "a star takes slashes too");
+        assert_eq!(shown(trace(Some("*.jpg"), None)).len(), 7, "a star takes slashes too");
         assert_eq!(shown(trace(Some("val"), None)), ["0 lines in 0.0 s; 3 lost"]);
-        assert_eq!(shown(trace(None, Some(8))).len(), 3);
+        let of_one = shown(trace(None, Some(8)));
+        assert_eq!(of_one.len(), 5, "its reading and its miss: {of_one:#?}");
+        assert_eq!(shown(trace(None, Some(7))).len(), 3, "its reading: {:#?}", lines());
+    }
+
+    #[test]
+    fn a_line_of_nobodys_has_no_process_and_says_so_in_json_by_leaving_it_out() {
+        let [.., opened, _] = lines();
+        let text = serde_json::to_string(&opened).expect("it is plain");
+        assert!(!text.contains("pid"), "{text}");
+        assert_eq!(serde_json::from_str::<TraceLine>(&text).expect("what was written"), opened);
+        let [_, reading, fetched, ..] = lines();
+        for line in [reading, fetched] {
+            let text = serde_json::to_string(&line).expect("it is plain");
+            assert!(text.contains(r#""pid":"#) && text.contains(r#""command":"reader""#), "{text}");
+            assert_eq!(serde_json::from_str::<TraceLine>(&text).expect("what was written"), line);
+        }
     }
 }
