@@ -10,6 +10,7 @@ use fuse_frontend::ticket::ReadTicket;
 
 use super::flight::{Boarded, Waiter};
 use super::parts::{Sink, gathered, whole};
+use super::slowest::Why;
 use super::{Cache, UNIT_CHUNKS, UnitKey};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::store::Miss;
@@ -86,7 +87,9 @@ impl Cache {
                 cache.eviction.used(ino, &object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
-                cache.figures.store_latency.record(started.elapsed());
+                let took = started.elapsed();
+                cache.figures.store_latency.record(took);
+                cache.slowest.offer(ino, took, || Why::Device);
             }
             Err(miss) => {
                 // A fault of ours is a miss. Past the index: what it still says may be what just failed.
@@ -113,14 +116,15 @@ impl Cache {
         stored: impl FnOnce() -> bool,
     ) {
         let key = UnitKey { object: object.fingerprint, unit: wanted.chunk / UNIT_CHUNKS };
-        let waiter = Waiter { range: wanted.in_unit(), sink: self.timed(sink) };
+        let since = Instant::now();
+        let waiter = Waiter { range: wanted.in_unit(), sink: self.timed(sink, since), since };
         match self.flights.board(key, waiter, stored) {
             Boarded::First => {
                 self.figures.misses.increment();
                 self.fetch(ino, object.clone(), key);
             }
             Boarded::Joined => self.figures.joined.increment(),
-            Boarded::Landed(bytes, Waiter { range, sink }) => {
+            Boarded::Landed(bytes, Waiter { range, sink, .. }) => {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
@@ -129,8 +133,8 @@ impl Cache {
     }
 
     /// `sink`, which also counts how long the origin's bytes took to come.
-    fn timed(self: &Arc<Self>, sink: Sink) -> Sink {
-        let (figures, started) = (self.figures.clone(), Instant::now());
+    fn timed(self: &Arc<Self>, sink: Sink, started: Instant) -> Sink {
+        let figures = self.figures.clone();
         Box::new(move |result| {
             if let Ok(bytes) = result {
                 figures.origin_read_bytes.add(bytes.len() as u64);

@@ -5,6 +5,7 @@
 //! `cachectl umount`, or the mount's end. The end is clean when the mount is gone, everything fetched
 //! is stored, and the store and the catalog are saved.
 
+mod advice;
 mod early;
 mod epochs;
 mod listing;
@@ -85,7 +86,7 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let (device, inodes) = (mount.report().device, cache.catalog().len());
     let watching = Watching::start(config.probes, device, inodes, &config.store.places);
     let figures = &parts.figures;
-    let planning = Planning::start(&config, &cache, figures, &watching, orders);
+    let planning = Planning::start(&config, &cache, &mount, figures, &watching, orders);
     let planning = Arc::new(planning);
     let served = Served { cache: cache.clone(), mount: mount.clone(), watching, planning: planning.clone() };
     let status = Arc::new(Status::new(&config, &parts, served, shutdown.clone()));

@@ -13,12 +13,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use fuse_frontend::session::Mount;
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
-use super::epochs::Epochs;
+use super::epochs::{Epochs, Noticed};
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
+use super::readers::readers;
 use super::recalling::Recalling;
 use super::sight::Sight;
 use super::warming::{Warm, Warming};
@@ -61,6 +63,7 @@ impl Planning {
     pub fn start(
         config: &Config,
         cache: &Arc<Cache>,
+        mount: &Arc<Mount>,
         figures: &AllFigures,
         watching: &Watching,
         orders: OrderDirectory,
@@ -89,6 +92,9 @@ impl Planning {
             bytes_max: prefetcher.bytes_max(),
             bytes_per_hour_max: config.prefetch.bytes_per_hour_max,
         };
+        let (mount, probes) = (mount.clone(), watching.probes().cloned());
+        let readers = move || readers(&mount, probes.as_deref());
+        let epochs = Epochs::new(cache.clone(), origin.clone(), limits.requests_max, readers);
         let planner = Planner {
             began: Instant::now(),
             history: None,
@@ -102,7 +108,7 @@ impl Planning {
             counted: Counts::default(),
             sets: Sets::default(),
             refused_room: None,
-            epochs: Epochs::new(cache.clone()),
+            epochs,
             recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
             wishes,
             orders: orders.watch(reader),
@@ -232,7 +238,9 @@ impl Planner {
             self.readahead.ended(history, &summary);
             self.recalling.ended(history, &summary);
             let set = path_of(&self.cache, summary.part);
-            let is_worth_it = self.epochs.ended(&summary, set, self.readahead.counts());
+            let (ahead, depth) = (self.readahead.counts(), self.readahead.depth());
+            let job = &mut |tgid| self.sight.job(tgid);
+            let is_worth_it = self.epochs.ended(&summary, Noticed { set, ahead, depth, job });
             if is_worth_it {
                 self.figures.epochs.increment();
                 state.lock().epochs = self.epochs.last();
@@ -343,7 +351,9 @@ impl Planner {
         let mut state = state.lock();
         state.activity = activity.to_string();
         self.sight.source().clone_into(&mut state.source);
-        state.order = self.readahead.followed().map(|purpose| purpose.to_string()).unwrap_or_default();
+        let followed = self.readahead.followed();
+        self.epochs.follows(followed);
+        state.order = followed.map(|purpose| purpose.to_string()).unwrap_or_default();
         let Some(job) = history.main_job(now_ns) else { return };
         figures.coverage_percent.set((job.coverage() * 100.0) as u64);
         figures.confidence_percent.set((job.confidence() * 100.0) as u64);

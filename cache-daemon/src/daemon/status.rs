@@ -332,7 +332,7 @@ impl Answers for Status {
             }
             Request::Warm { path, order } => self.warm(path.as_deref(), order.as_deref(), item)?,
             Request::Order { path, name } => item(json(&self.planning.tell_order(path.as_ref(), &name)?)),
-            Request::Top => item(json(&readers(&self.mount, &self.watching))),
+            Request::Top => item(json(&readers(&self.mount, self.watching.probes().map(Arc::as_ref)))),
             Request::Trace => {
                 let ended = || self.shutdown.begun().is_some();
                 trace(&self.cache, &self.watching, &ended, &mut |line| item(json(line)))
