@@ -10,6 +10,7 @@ mod early;
 mod epochs;
 mod listing;
 mod logging;
+mod numbered;
 mod orders;
 mod parts;
 mod planning;

@@ -18,6 +18,7 @@ use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
 use super::epochs::{Epochs, Noticed};
+use super::numbered::Numbered;
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
 use super::readers::readers;
@@ -111,6 +112,7 @@ impl Planning {
             epochs,
             recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
             wishes,
+            numbered: reader.numbered().clone(),
             orders: orders.watch(reader),
             warm: planning.warm.clone(),
             figures,
@@ -132,19 +134,17 @@ impl Planning {
     }
 
     /// Follows the order in the file at `path`; what it understood.
-    pub fn tell_order(&self, path: &Path, name: &str) -> Result<OrderTold, Refusal> {
+    pub fn tell_order(&self, path: &Path, name: &str, epoch: Option<u64>) -> Result<OrderTold, Refusal> {
         if self.state.lock().mode == PrefetchChoice::Off.to_string() {
             return Err(Refusal("the daemon was told not to fetch ahead: --prefetch off".into()));
         }
-        let (order, told) = self.read_order(path)?;
-        let busy = |_| Refusal("too many orders at once".into());
-        self.told.try_send(order.named(name)).map_err(busy)?;
+        let (order, told) =
+            self.reader.tell(path, &[], name, epoch).map_err(|error| refused(path, &error))?;
+        if let Some(order) = order {
+            let busy = |_| Refusal("too many orders at once".into());
+            self.told.try_send(order).map_err(busy)?;
+        }
         Ok(told)
-    }
-
-    fn read_order(&self, path: &Path) -> Result<(Order, OrderTold), Refusal> {
-        let refused = |error: std::io::Error| Refusal(format!("{}: {error}", path.display()));
-        self.reader.read(path, &[]).map_err(refused)
     }
 
     /// Stores `files`, in this order.
@@ -154,7 +154,7 @@ impl Planning {
 
     /// Stores the files that the file at `path` names.
     pub fn warm_order(&self, path: &Path) -> Result<Warming, Refusal> {
-        let (order, _) = self.read_order(path)?;
+        let (order, _) = self.reader.read(path, &[]).map_err(|error| refused(path, &error))?;
         self.warm.begin(order.to_warm())
     }
 
@@ -166,6 +166,10 @@ impl Planning {
             let _ = thread.join();
         }
     }
+}
+
+fn refused(path: &Path, error: &std::io::Error) -> Refusal {
+    Refusal(format!("{}: {error}", path.display()))
 }
 
 struct Planner {
@@ -187,6 +191,7 @@ struct Planner {
     recalling: Recalling,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
+    numbered: Arc<Numbered>,
     warm: Arc<Warm>,
     figures: Arc<PlannerFigures>,
 }
@@ -234,7 +239,9 @@ impl Planner {
             self.readahead.touched(history, touch);
             self.recalling.touched(history, touch);
         }
-        for summary in history.take_ended() {
+        let ended = history.take_ended();
+        let has_ended = !ended.is_empty();
+        for summary in ended {
             self.readahead.ended(history, &summary);
             self.recalling.ended(history, &summary);
             let set = path_of(&self.cache, summary.part);
@@ -247,6 +254,11 @@ impl Planner {
             }
         }
         // After what has ended: their epochs have begun.
+        let (read, readahead) = (self.readahead.take_read(), &self.readahead);
+        let followed = |name: &str| readahead.has_order(name);
+        let due = self.numbered.due(&read, has_ended, &followed, self.saw_readers, Instant::now());
+        self.figures.orders_told.add(due.len() as u64);
+        due.into_iter().for_each(|order| self.readahead.told(order, now_ns));
         let recalled = self.recalling.take_recalled();
         self.figures.orders_recalled.add(recalled.len() as u64);
         recalled.into_iter().for_each(|order| self.readahead.told(order, now_ns));
