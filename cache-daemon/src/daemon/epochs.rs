@@ -27,7 +27,7 @@ const FILES_MIN: u32 = 200;
 const WORKERS_MAX: usize = 64;
 
 /// A process that does less than this part of what the busiest does is no worker: it looks at a file or two.
-const WORKER_SHARE: u64 = 10;
+const WORKER_SHARE: u64 = 4;
 
 /// The last epochs, and the counts when the last one ended.
 pub(super) struct Epochs {
