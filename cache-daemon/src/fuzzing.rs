@@ -21,6 +21,7 @@ use crate::index::{ExtentAddr, Index, SegmentId};
 use crate::io::claim::{Contents, HEAD_BYTES, inspect};
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 use crate::origin::{AwsProfile, xml};
+use crate::simulate::recording::{BLOCK_BYTES_MAX, Reader, Recorder};
 use crate::store::files::map::{Map, slot_bytes};
 use crate::store::layout::{Layout, PAGE_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::store::record::{
@@ -32,7 +33,7 @@ use crate::store::superblock::{self as super_block, Found, Superblock};
 pub type Target = fn(&[u8]);
 
 /// Every target by name: one file of `tests/fuzz/fuzz_targets`, one directory of `tests/fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("superblock", superblock),
     ("segment_header", segment_header),
     ("extent_header", extent_header),
@@ -44,6 +45,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("s3_listing", s3_listing),
     ("aws_profile", aws_profile),
     ("mountinfo", mountinfo),
+    ("recorded_trace", recorded_trace),
 ];
 
 const SUPERBLOCK_BYTES: usize = 96;
@@ -373,6 +375,59 @@ fn escaped(text: &[u8]) -> Vec<u8> {
         other => vec![other],
     };
     text.iter().flat_map(escaped).collect()
+}
+
+/// A recorded trace: a file, and the payload of its blocks.
+pub fn recorded_trace(bytes: &[u8]) {
+    check_trace(bytes);
+    check_trace(&signed_trace(bytes));
+}
+
+/// A use: when, by whom, of what.
+type TraceUse = (u64, u32, Vec<u8>);
+
+fn check_trace(bytes: &[u8]) {
+    let (uses, _) = trace_uses(bytes);
+    let mut again = Vec::new();
+    let mut recorder = Recorder::new(&mut again).expect("a vector takes everything");
+    for (at_us, reader, path) in &uses {
+        recorder.record(*at_us, *reader, path, 7).expect("a vector takes everything");
+    }
+    recorder.flush().expect("a vector takes everything");
+    assert_eq!(trace_uses(&again), (uses.clone(), true));
+    let (believed, is_whole) = trace_uses(&damaged(&again));
+    assert!(!is_whole, "a flipped bit was believed");
+    assert!(uses.starts_with(&believed));
+}
+
+/// The uses up to the end or to what is wrong, and whether nothing is.
+fn trace_uses(bytes: &[u8]) -> (Vec<TraceUse>, bool) {
+    let (mut uses, mut paths) = (Vec::new(), Vec::<Vec<u8>>::new());
+    let Ok(mut reader) = Reader::new(bytes) else { return (uses, false) };
+    loop {
+        match reader.next() {
+            Ok(Some(recorded)) => {
+                if let Some((_, path)) = recorded.new {
+                    assert!(path.len() <= 4096 && paths.len() == recorded.object as usize);
+                    paths.push(path.to_vec());
+                }
+                uses.push((recorded.at_us, recorded.reader, paths[recorded.object as usize].clone()));
+            }
+            Ok(None) => return (uses, !reader.was_cut_off()),
+            Err(_) => return (uses, false),
+        }
+    }
+}
+
+/// The recording whose blocks have these bytes as their payload.
+fn signed_trace(bytes: &[u8]) -> Vec<u8> {
+    let mut signed = b"ECTRACE\0\x01\0\0\0".to_vec();
+    for payload in bytes.chunks(BLOCK_BYTES_MAX) {
+        signed.extend((payload.len() as u32).to_le_bytes());
+        signed.extend(checksum::crc32c(payload).to_le_bytes());
+        signed.extend(payload);
+    }
+    signed
 }
 
 /// A place for records: which one is of no consequence, and is part of their checksums.

@@ -1,4 +1,4 @@
-//! Decoders of what others may have written: the corpus of the fuzzers, and stores of earlier formats.
+//! Decoders of what others may have written: the corpus of the fuzzers, stores of earlier formats, recorded traces.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, and says where")]
 
@@ -6,3 +6,4 @@ mod corpus;
 mod fixtures;
 mod format;
 mod seeds;
+mod traces;

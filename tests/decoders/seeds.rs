@@ -11,6 +11,7 @@ use cache_daemon::fuzzing::SOMEWHERE;
 use cache_daemon::index::checkpoint::{Scope, SealedSegment, save};
 use cache_daemon::index::{ExtentAddr, Generation, Index, SegmentId};
 use cache_daemon::object::{Etag, ExtentKey, Fingerprint};
+use cache_daemon::simulate::recording::Recorder;
 use cache_daemon::store::files::map::{Identity, Map};
 use cache_daemon::store::layout::Layout;
 use cache_daemon::store::record::{ExtentHeader, Position, SegmentHeader, StoreUuid};
@@ -35,6 +36,34 @@ fn seeds_of_binary_formats() {
     checkpoints();
     catalogs();
     devices();
+    traces();
+}
+
+fn traces() {
+    const HEAD_BYTES: usize = 12;
+    const BLOCK_HEAD_BYTES: usize = 8;
+    let recording = |uses: &[(u64, u32, &str, u64)]| {
+        let mut file = Vec::new();
+        let mut recorder = Recorder::new(&mut file).unwrap();
+        for &(at_us, reader, path, size_bytes) in uses {
+            recorder.record(at_us, reader, path.as_bytes(), size_bytes).unwrap();
+        }
+        recorder.flush().unwrap();
+        file
+    };
+    let few = recording(&[
+        (5, 7, "train/c00/000.bin", 20_000),
+        (900, 8, "train/c00/001.bin", 130),
+        (901, 7, "train/c00/000.bin", 20_000),
+        (70_000, u32::MAX, "val/x", u64::MAX),
+    ]);
+    let name = "y".repeat(5_000);
+    write("recorded_trace", "few", &few);
+    write("recorded_trace", "few-payload", &few[HEAD_BYTES + BLOCK_HEAD_BYTES..]);
+    write("recorded_trace", "few-cut", &few[..few.len() - 9]);
+    write("recorded_trace", "two-blocks", &[&few[..], &few[HEAD_BYTES..]].concat());
+    write("recorded_trace", "long-path", &recording(&[(0, 1, &name, 1), (u64::MAX, 1, "y", 2)]));
+    write("recorded_trace", "empty", &recording(&[]));
 }
 
 fn superblocks() {

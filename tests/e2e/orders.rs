@@ -87,6 +87,63 @@ fn orders_that_cannot_be_are_refused_with_a_line_in_the_log_and_the_mount_goes_o
 }
 
 #[test]
+fn an_order_for_an_epoch_that_is_past_is_refused_wherever_it_is_told() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(50), &Weather::default())?;
+    let mount = bed.mount(&["--prefetch", "told"])?;
+    let directory = fs::canonicalize(mount.path().join(".epochcache"))?;
+    let text = order(&bed, 3).1;
+    fs::write(directory.join("order-rank0"), format!("# epoch 7\n{text}"))?;
+    fetched_ahead(&mount, 50)?;
+    fs::write(directory.join("order-rank0"), format!("# epoch 6\n{text}"))?;
+    wait_until(PATIENCE, "the order is refused", || Ok(mount.log().contains("an order was refused")))?;
+    assert!(mount.log().contains("it is for epoch 6, and `order-rank0` is at epoch 7"), "{}", mount.log());
+    assert!(!directory.join("order-rank0").exists(), "it was taken all the same");
+
+    let file = bed.home().join("order.txt");
+    fs::write(&file, text)?;
+    let tell = |epoch: &str| {
+        cachectl(&["order", &file.to_string_lossy(), "--epoch", epoch, "--mount"], mount.path())
+    };
+    let told = tell("3")?;
+    assert!(told.status.success() && told.out.ends_with("; for epoch 3\n"), "{told:?}");
+    let past = tell("2")?;
+    assert!(past.status.code() == Some(2), "{past:?}");
+    assert!(past.err.contains("it is for epoch 2, and `cachectl` is at epoch 3"), "{past:?}");
+    bed.readers(&mount)?.epoch(1)?.must_be_right(bed.files())
+}
+
+#[test]
+fn an_order_for_a_later_epoch_waits_until_the_one_before_was_read() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(400), &Weather::default())?;
+    let mount = bed.mount(&["--prefetch", "told"])?;
+    let (ordered, text) = order(&bed, 3);
+    let lines: Vec<&str> = text.lines().collect();
+    let file = bed.home().join("order.txt");
+    let tell = |epoch: &str, lines: &[&str]| -> anyhow::Result<String> {
+        fs::write(&file, lines.join("\n"))?;
+        let arguments = ["order", &file.to_string_lossy(), "--epoch", epoch, "--mount"];
+        Ok(cachectl(&arguments, mount.path())?.out)
+    };
+    let told = tell("4", &lines[..200])?;
+    assert!(told.ends_with("; for epoch 4\n"), "{told}");
+    fetched_ahead(&mount, 200)?;
+    let told = tell("5", &lines[200..])?;
+    assert!(told.ends_with("; it waits for epoch 5 to begin\n"), "{told}");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(mount.stats()?.figure("planner_prefetched"), 200);
+
+    for sample in &ordered[..200] {
+        assert_eq!(sample.wrong_bytes(&fs::read(mount.path().join(&sample.path))?), 0);
+    }
+    fetched_ahead(&mount, 400)?;
+    assert_eq!(mount.stats()?.figure("planner_orders_told"), 2);
+    assert_eq!(bed.origin.counters()?.get, 400);
+    Ok(())
+}
+
+#[test]
 fn an_order_that_the_readers_follow_is_followed_to_its_end() -> Outcome {
     needs_fuse!();
     let bed = Bed::new(&Shape::of(2_000), &Weather { delay_ms: 5, ..Weather::default() })?;

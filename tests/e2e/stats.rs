@@ -3,8 +3,9 @@
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use epochcache_tests::bed::data_set::Shape;
-use epochcache_tests::bed::mount::{Bed, cachectl};
-use epochcache_tests::bed::s3::Weather;
+use epochcache_tests::bed::mount::{Bed, Mount, PATIENCE, cachectl};
+use epochcache_tests::bed::programs::wait_until;
+use epochcache_tests::bed::s3::{Counters, Weather};
 use epochcache_tests::bed::stats::FUSE_REQUESTS;
 
 use crate::{Outcome, needs_fuse};
@@ -29,6 +30,77 @@ fn stats_tell_what_the_server_saw() -> Outcome {
 
     let table = cachectl(&["stats"], mount.path())?;
     assert!(table.status.success() && table.out.lines().count() > 20, "{}{}", table.out, table.err);
+    Ok(())
+}
+
+/// Reads file `number` in `weather`, which clears up when `enough` has happened.
+fn read_in(
+    bed: &Bed,
+    mount: &Mount,
+    number: usize,
+    weather: &Weather,
+    enough: impl Fn(&Counters) -> bool,
+) -> anyhow::Result<()> {
+    let sample = &bed.data_set.manifest.files[number];
+    bed.origin.set_weather(weather)?;
+    let read = std::thread::scope(|scope| -> anyhow::Result<Vec<u8>> {
+        let reading = scope.spawn(|| std::fs::read(mount.path().join(&sample.path)));
+        wait_until(PATIENCE, "the weather has had its effect", || Ok(enough(&bed.origin.counters()?)))?;
+        bed.origin.set_weather(&Weather::default())?;
+        Ok(reading.join().expect("it does not panic")?)
+    })?;
+    assert_eq!(sample.wrong_bytes(&read), 0);
+    Ok(())
+}
+
+#[test]
+fn an_epoch_that_has_ended_names_its_slowest_files_and_what_held_them_up() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(600), &Weather::default())?;
+    let mount = bed.mount(&["--origin-requests", "16"])?;
+    let fine = Weather::default();
+    let weathers = [
+        ("slow first byte", Weather { delay_ms: 2_000, ..fine.clone() }),
+        ("slow body", Weather { stall_share: 1.0, stall_ms: 2_000, ..fine.clone() }),
+        ("throttled by the origin", Weather { fail_share: 1.0, ..fine.clone() }),
+        ("retried", Weather { truncate_share: 1.0, ..fine }),
+    ];
+    for (number, (_, weather)) in weathers.iter().enumerate() {
+        bed.origin.reset()?;
+        // Five failures are a second and a half of pauses, half of it at least.
+        read_in(&bed, &mount, number, weather, |counters| {
+            let is_slow = weather.delay_ms > 0 || weather.stall_share > 0.0;
+            is_slow && counters.get + counters.gets_in_flight > 0
+                || counters.injected_503 + counters.injected_truncated >= 5
+        })?;
+    }
+    let mut readers = bed.readers(&mount)?;
+    for epoch in 1..=2 {
+        readers.epoch(epoch)?.must_be_right(bed.files())?;
+    }
+    let mut stats = mount.stats()?;
+    wait_until(PATIENCE, "the end of the epoch is noticed", || {
+        stats = mount.stats()?;
+        Ok(stats.0["planner"]["epochs"][0].is_object())
+    })?;
+    let epoch = &stats.0["planner"]["epochs"][0];
+    let slowest = epoch["slowest"].as_array().expect("a list");
+    assert!(slowest.len() <= 10, "{epoch}");
+    for (number, (why, _)) in weathers.iter().enumerate() {
+        let path = bed.data_set.manifest.files[number].path.as_str();
+        let slow = slowest.iter().find(|slow| slow["path"] == path);
+        assert_eq!(slow.map(|slow| slow["why"].as_str()), Some(Some(*why)), "{path}: {epoch}");
+    }
+    let sees_hits = stats.0["probes"]["tier"] != "C";
+    assert_eq!(epoch["page_cache_bytes"].is_u64(), sees_hits, "{epoch}");
+    assert!(epoch["workers"].as_u64().is_some_and(|workers| workers >= 8), "{epoch}");
+    assert!(epoch["over_bound"].as_f64().is_some_and(|over| (0.99..=1.01).contains(&over)), "{epoch}");
+    let shown = cachectl(&["stats", "--epoch"], mount.path())?;
+    let path = &bed.data_set.manifest.files[0].path;
+    for part in ["would have helped most: ", "slow first byte", path] {
+        assert!(shown.out.contains(part), "{part}: {}", shown.out);
+    }
+    assert!(mount.log().lines().any(|line| line.contains("an epoch has ended") && line.contains("helps=")));
     Ok(())
 }
 

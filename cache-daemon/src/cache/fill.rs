@@ -6,16 +6,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fuse_frontend::errno::Errno;
 use fuse_frontend::source::Ino;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Cache, Deed, UNIT_BYTES, UNIT_CHUNKS, UnitKey, WantedBy};
+use super::{Cache, Deed, UNIT_BYTES, UNIT_CHUNKS, UnitKey, WantedBy, Why};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
-use crate::origin::{FetchError, RequestSource};
+use crate::origin::{Course, FetchError, RequestSource};
 use crate::store::{Appended, Rejection};
 
 /// What a fill counts at least, so that the number of appends that wait for the store is bounded too:
@@ -29,10 +29,11 @@ impl Cache {
         let demand = u32::from(wanted_by != WantedBy::Nobody);
         self.demand.fetch_add(demand, Relaxed);
         self.runtime.spawn(async move {
-            let kib = fill_kib(&object, key.unit);
+            let (kib, asked) = (fill_kib(&object, key.unit), Instant::now());
             let permit = cache.fill_kib.clone().acquire_many_owned(kib).await;
             let permit = permit.expect("the semaphore is never closed");
-            cache.clone().fill(ino, &object, key, wanted_by, permit).await;
+            let memory = Memory { permit, waited: asked.elapsed() };
+            cache.clone().fill(ino, &object, key, wanted_by, memory).await;
             cache.demand.fetch_sub(demand, Relaxed);
         });
     }
@@ -44,7 +45,7 @@ impl Cache {
         object: &Object,
         key: UnitKey,
         wanted_by: WantedBy,
-        permit: OwnedSemaphorePermit,
+        memory: Memory,
     ) -> bool {
         let source = match wanted_by {
             WantedBy::Reader(_) => RequestSource::Demand,
@@ -54,8 +55,9 @@ impl Cache {
         let (start, len) = (range.start, range.end - range.start);
         self.figures.fills_in_flight.add(1);
         let (mut stopping, began) = (self.stopping.subscribe(), Instant::now());
+        let course = Course::begin();
         let fetched = tokio::select! {
-            fetched = self.origin.get(&object.key, &object.etag, range, source) => Some(fetched),
+            fetched = self.origin.get_along(&object.key, &object.etag, range, source, &course) => Some(fetched),
             // Fails only when the cache is gone, and this holds it.
             _ = stopping.wait_for(|stopping| *stopping) => None,
         };
@@ -73,8 +75,10 @@ impl Cache {
                 self.fill_us.fetch_add(began.elapsed().as_micros() as u64, Relaxed);
                 self.figures.fills.increment();
                 self.figures.fill_bytes.add(bytes.len() as u64);
-                self.flights.land(key, &bytes);
-                self.store_unit(ino, object, key, &bytes, permit);
+                let longest = self.flights.land(key, &bytes).longest;
+                self.slowest.offer(ino, longest, || memory.why(&course));
+                self.figures.turn_wait_us.add(course.turns().as_micros() as u64);
+                self.store_unit(ino, object, key, &bytes, memory.permit);
                 true
             }
             Some(Err(error)) => {
@@ -122,21 +126,38 @@ impl Cache {
     fn failed(&self, ino: Ino, object: &Object, key: UnitKey, error: &FetchError) {
         match error {
             FetchError::Replaced | FetchError::Gone => {
-                if self.flights.fail(key, Errno::STALE) > 0 {
+                if self.flights.fail(key, Errno::STALE).readers > 0 {
                     self.figures.stale.increment();
                 }
                 tracing::info!(key = %object.key, etag = %object.etag, "replaced or removed at the origin");
                 // Full only if a thousand objects were replaced at once: the periodic listing finds the rest.
                 let _ = self.replaced.try_send(ino);
             }
-            FetchError::Failed { attempts, cause } if self.flights.fail(key, Errno::IO) > 0 => {
+            FetchError::Failed { attempts, cause } => {
+                let waited = self.flights.fail(key, Errno::IO);
+                if waited.readers == 0 {
+                    tracing::debug!(key = %object.key, attempts, %cause, "cannot be fetched ahead");
+                    return;
+                }
                 self.figures.failed.increment();
+                self.slowest.offer(ino, waited.longest, || Why::Failed);
                 tracing::warn!(key = %object.key, attempts, %cause, "cannot be read from the origin: EIO");
             }
-            FetchError::Failed { attempts, cause } => {
-                tracing::debug!(key = %object.key, attempts, %cause, "cannot be fetched ahead");
-            }
         }
+    }
+}
+
+/// The memory that a fill may take, and how long it waited for it.
+pub(super) struct Memory {
+    pub permit: OwnedSemaphorePermit,
+    pub waited: Duration,
+}
+
+impl Memory {
+    /// What a reader of a fill of this `course` waited for most.
+    fn why(&self, course: &Course) -> Why {
+        let (delay, took) = course.longest();
+        if self.waited > took { Why::Memory } else { Why::Origin(delay) }
     }
 }
 

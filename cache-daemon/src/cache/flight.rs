@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fuse_frontend::errno::Errno;
@@ -14,12 +15,31 @@ use parking_lot::Mutex;
 use super::UnitKey;
 use super::parts::Sink;
 
-/// One reader who waits for a range of a unit.
+/// One who waits for a range of a unit.
 pub(super) struct Waiter {
     /// The bytes wanted, from the start of the unit.
     pub range: Range<usize>,
     /// Where they go.
     pub sink: Sink,
+    /// Since when, if it is a reader who waits, and no push.
+    pub since: Option<Instant>,
+}
+
+/// Those who waited for a flight that is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Waited {
+    /// How many.
+    pub readers: usize,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl Waited {
+    fn of(waiters: &[Waiter]) -> Self {
+        let first = waiters.iter().filter_map(|waiter| waiter.since).min();
+        let longest = first.map_or(Duration::ZERO, |since| since.elapsed());
+        Self { readers: waiters.iter().filter(|waiter| waiter.since.is_some()).count(), longest }
+    }
 }
 
 /// What came of boarding a flight.
@@ -80,24 +100,26 @@ impl Flights {
     }
 
     /// The bytes of `key` are there: answers all who wait, and keeps the bytes until [`Flights::end`].
-    pub fn land(&self, key: UnitKey, bytes: &Bytes) {
+    pub fn land(&self, key: UnitKey, bytes: &Bytes) -> Waited {
         let waiters = match self.0.lock().insert(key, Flight::Landed(bytes.clone())) {
             Some(Flight::Waiting(waiters)) => waiters,
             Some(Flight::Landed(_)) | None => unreachable!("a flight lands once, after it was boarded"),
         };
-        for Waiter { range, sink } in waiters {
+        let waited = Waited::of(&waiters);
+        for Waiter { range, sink, .. } in waiters {
             sink(Ok(&bytes[range]));
         }
+        waited
     }
 
-    /// The unit cannot be had: answers all who wait with `errno`, and ends the flight. How many those were.
-    pub fn fail(&self, key: UnitKey, errno: Errno) -> usize {
-        let Some(Flight::Waiting(waiters)) = self.0.lock().remove(&key) else { return 0 };
-        let count = waiters.len();
+    /// The unit cannot be had: answers all who wait with `errno`, and ends the flight.
+    pub fn fail(&self, key: UnitKey, errno: Errno) -> Waited {
+        let Some(Flight::Waiting(waiters)) = self.0.lock().remove(&key) else { return Waited::default() };
+        let waited = Waited::of(&waiters);
         for waiter in waiters {
             (waiter.sink)(Err(errno));
         }
-        count
+        waited
     }
 
     /// The unit's chunks are stored or refused: the flight is over.

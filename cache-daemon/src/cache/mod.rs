@@ -24,6 +24,7 @@ mod push;
 mod read;
 mod requests;
 mod revalidate;
+mod slowest;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use prefetch::{Done, Prefetcher};
 pub use push::PushOutcome;
 pub use requests::{Asked, Noted, Requests};
 pub use revalidate::{Announce, Revalidation};
+pub use slowest::{Slow, Slowest, Why};
 pub use source::MountedCache;
 
 use crate::catalog::Catalog;
@@ -101,6 +103,7 @@ pub struct Cache {
     requests: Requests,
     eviction: Eviction,
     journal: Arc<Journal>,
+    slowest: Slowest,
     figures: Arc<CacheFigures>,
 }
 
@@ -134,6 +137,7 @@ impl Cache {
             requests: Requests::default(),
             eviction: Eviction::new(limits.policy),
             journal: Arc::default(),
+            slowest: Slowest::default(),
             figures,
         };
         (Arc::new(cache), outdated)
@@ -157,6 +161,11 @@ impl Cache {
     /// What is done with objects, for whoever traces.
     pub fn journal(&self) -> &Arc<Journal> {
         &self.journal
+    }
+
+    /// The files that readers waited for longest.
+    pub fn slowest(&self) -> &Slowest {
+        &self.slowest
     }
 
     /// The requests of readers, for whoever wants to know.

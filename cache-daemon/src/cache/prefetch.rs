@@ -12,12 +12,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::fill::fill_kib;
+use super::fill::{self, fill_kib};
 use super::{Cache, UNIT_BYTES, UNIT_CHUNKS, UnitKey, WantedBy};
 use crate::access::FileNo;
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
@@ -171,7 +172,8 @@ impl Inner {
             inner.cache.runtime.clone().spawn(async move {
                 let Begun { ino, object, key, progress, memory } = begun;
                 let Memory { fill, share } = memory;
-                let came = inner.cache.clone().fill(ino, &object, key, WantedBy::Nobody, fill).await;
+                let memory = fill::Memory { permit: fill, waited: Duration::ZERO };
+                let came = inner.cache.clone().fill(ino, &object, key, WantedBy::Nobody, memory).await;
                 drop(share);
                 inner.state.lock().ended(progress, came);
                 Self::begin(&inner);

@@ -10,6 +10,7 @@ use fuse_frontend::ticket::ReadTicket;
 
 use super::flight::{Boarded, Waiter};
 use super::parts::{Sink, gathered, whole};
+use super::slowest::Why;
 use super::{Cache, UNIT_CHUNKS, UnitKey, WantedBy};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
 use crate::store::Miss;
@@ -90,14 +91,18 @@ impl Cache {
     /// The index has the chunk: reads it from the store, and fetches it if the store cannot give it.
     fn read_stored(self: &Arc<Self>, part: Part) {
         let (key, range) = (part.key(), part.range.range.clone());
-        let (cache, started) = (self.clone(), Instant::now());
+        let (cache, started, is_readers) = (self.clone(), Instant::now(), part.is_readers());
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => {
                 (part.sink)(Ok(bytes));
                 cache.eviction.used(part.ino, &part.object);
                 cache.figures.store_hits.increment();
                 cache.figures.store_hit_bytes.add(bytes.len() as u64);
-                cache.figures.store_latency.record(started.elapsed());
+                let took = started.elapsed();
+                cache.figures.store_latency.record(took);
+                if is_readers {
+                    cache.slowest.offer(part.ino, took, || Why::Device);
+                }
             }
             Err(miss) => {
                 // A fault of ours is a miss. Past the index: what it still says may be what just failed.
@@ -117,18 +122,19 @@ impl Cache {
 
     fn board(self: &Arc<Self>, part: Part, stored: impl FnOnce() -> bool) {
         let key = UnitKey { object: part.object.fingerprint, unit: part.range.chunk / UNIT_CHUNKS };
-        let sink = match part.wanted_by {
-            WantedBy::Reader(_) => self.timed(part.sink),
-            WantedBy::Nobody => part.sink,
+        let since = part.is_readers().then(Instant::now);
+        let sink = match since {
+            Some(since) => self.timed(part.sink, since),
+            None => part.sink,
         };
-        let waiter = Waiter { range: part.range.in_unit(), sink };
+        let waiter = Waiter { range: part.range.in_unit(), sink, since };
         match self.flights.board(key, waiter, stored) {
             Boarded::First => {
                 self.figures.misses.increment();
                 self.fetch(part.ino, part.object, key, part.wanted_by);
             }
             Boarded::Joined => self.figures.joined.increment(),
-            Boarded::Landed(bytes, Waiter { range, sink }) => {
+            Boarded::Landed(bytes, Waiter { range, sink, .. }) => {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
@@ -137,8 +143,8 @@ impl Cache {
     }
 
     /// `sink`, which also counts how long the origin's bytes took to come.
-    fn timed(self: &Arc<Self>, sink: Sink) -> Sink {
-        let (figures, started) = (self.figures.clone(), Instant::now());
+    fn timed(self: &Arc<Self>, sink: Sink, started: Instant) -> Sink {
+        let figures = self.figures.clone();
         Box::new(move |result| {
             if let Ok(bytes) = result {
                 figures.origin_read_bytes.add(bytes.len() as u64);
@@ -152,6 +158,10 @@ impl Cache {
 }
 
 impl Part {
+    fn is_readers(&self) -> bool {
+        self.wanted_by != WantedBy::Nobody
+    }
+
     fn key(&self) -> ExtentKey {
         ExtentKey { object: self.object.fingerprint, chunk: self.range.chunk }
     }

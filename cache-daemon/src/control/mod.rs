@@ -79,6 +79,9 @@ pub enum Request {
         path: String,
         /// Whose order it is: another of the same name takes its place.
         name: String,
+        /// The epoch that it is for, as its job counts; `None`: what the file says, or no matter.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epoch: Option<u64>,
     },
     /// Who reads: one [`Readers`].
     Top,
@@ -182,6 +185,12 @@ pub struct OrderTold {
     pub unknown: u64,
     /// Lines that name a file again.
     pub twice: u64,
+    /// The epoch that it is for, if it has a number.
+    #[serde(default)]
+    pub epoch: Option<u64>,
+    /// It waits for its epoch to begin.
+    #[serde(default)]
+    pub waits: bool,
 }
 
 /// The answer to [`Request::Top`].

@@ -5,10 +5,12 @@
 //! `cachectl umount`, or the mount's end. The end is clean when the mount is gone, everything fetched
 //! is stored, and the store and the catalog are saved.
 
+mod advice;
 mod early;
 mod epochs;
 mod listing;
 mod logging;
+mod numbered;
 mod orders;
 mod parts;
 mod planning;

@@ -5,6 +5,8 @@
 //! is closed after writing or renamed into the directory, and removed: so a script sees that it was taken, and
 //! nothing piles up.
 //!
+//! A line `# epoch N` before the first path says which epoch it is for (`numbered.rs`).
+//!
 //! Whoever can read the mount may tell an order, and nobody is believed for more than an order's first fetches
 //! (`policy/readahead/order.rs`). What is not a regular file, is owned by somebody else or is too large is refused.
 
@@ -16,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use fuse_frontend::source::NodeKind;
@@ -23,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::AsFd;
 
+use super::numbered::Numbered;
 use crate::access::FileNo;
 use crate::catalog::Catalog;
 use crate::config::Config;
@@ -101,19 +105,21 @@ impl OrderDirectory {
 
     /// Takes the order in `path` and removes it.
     fn take(&self, name: &str, path: &Path, reader: &OrderReader, orders: &Sender<Order>) {
-        let read = reader.read(path, &self.owners);
+        let told = reader.tell(path, &self.owners, name, None);
         // Already gone if two events were about it.
         let _ = fs::remove_file(path);
-        match read {
+        match told {
             Ok((order, told)) => {
                 tracing::info!(
                     order = name,
                     files = told.files,
                     unknown = told.unknown,
                     twice = told.twice,
+                    epoch = told.epoch,
+                    waits = told.waits,
                     "an order was told"
                 );
-                if orders.try_send(order.named(name)).is_err() {
+                if order.is_some_and(|order| orders.try_send(order).is_err()) {
                     tracing::warn!(order = name, "too many orders at once: not followed");
                 }
             }
@@ -152,12 +158,38 @@ impl Drop for Watcher {
 pub(super) struct OrderReader {
     catalog: Arc<Catalog>,
     mountpoint: PathBuf,
+    numbered: Arc<Numbered>,
 }
 
 impl OrderReader {
     /// Reads orders of files of `catalog`, also by their paths under `mountpoint`.
     pub fn new(catalog: Arc<Catalog>, mountpoint: PathBuf) -> Self {
-        Self { catalog, mountpoint }
+        Self { catalog, mountpoint, numbered: Arc::default() }
+    }
+
+    /// The epochs of those that have numbers.
+    pub fn numbered(&self) -> &Arc<Numbered> {
+        &self.numbered
+    }
+
+    /// Takes the order in the file at `path`, told by `name` for `epoch`, or for the one that the file says; none of it if it
+    /// waits for its epoch.
+    pub fn tell(
+        &self,
+        path: &Path,
+        owners: &[u32],
+        name: &str,
+        epoch: Option<u64>,
+    ) -> io::Result<(Option<Order>, OrderTold)> {
+        let (order, mut told) = self.read(path, owners)?;
+        told.epoch = epoch.or(told.epoch);
+        let order = match told.epoch {
+            Some(epoch) => self.numbered.tell(name, epoch, order.named(name), Instant::now()),
+            None => Ok(Some(order.named(name))),
+        };
+        let order = order.map_err(io::Error::other)?;
+        told.waits = order.is_none();
+        Ok((order, told))
     }
 
     /// The order in the file at `path`, if it belongs to one of `owners` (to anybody, if there are none).
@@ -209,7 +241,8 @@ impl OrderReader {
     }
 }
 
-/// The files that lines name, in order. Empty lines and those that begin with `#` mean nothing.
+/// The files that lines name, in order. Empty lines and those that begin with `#` mean nothing, but `# epoch N` before all
+/// others.
 fn parse(
     mut lines: impl BufRead,
     file: &dyn Fn(&[u8]) -> Option<FileNo>,
@@ -231,6 +264,9 @@ fn parse(
         }
         let path = line.trim_ascii_end();
         if path.is_empty() || path[0] == b'#' {
+            if files.is_empty() && told.unknown == 0 {
+                told.epoch = told.epoch.or_else(|| epoch_of(path));
+            }
             continue;
         }
         match file(path) {
@@ -238,6 +274,12 @@ fn parse(
             None => told.unknown += 1,
         }
     }
+}
+
+/// N of `# epoch N`.
+fn epoch_of(line: &[u8]) -> Option<u64> {
+    let words = std::str::from_utf8(line).ok()?.strip_prefix('#')?;
+    words.trim_start().strip_prefix("epoch ")?.trim_start().parse().ok()
 }
 
 #[cfg(test)]
@@ -256,10 +298,22 @@ mod tests {
 
     #[test]
     fn lines_are_paths_and_what_is_none_is_counted() {
-        let text = b"# epoch 3\nb\r\na\n\n../a\nnothing\nb\nc";
+        let text = b"# of rank 1\nb\r\na\n\n../a\nnothing\nb\nc";
         let (files, told) = parse(&text[..], &file).expect("it is well-formed");
         assert_eq!(files, b"babc".map(|letter| FileNo(u32::from(letter))));
-        assert_eq!(told.unknown, 2);
+        assert_eq!((told.unknown, told.epoch), (2, None));
+    }
+
+    #[test]
+    fn a_line_at_the_head_says_which_epoch_it_is_for() {
+        let epoch = |text: &str| parse(text.as_bytes(), &file).expect("it is well-formed").1.epoch;
+        for text in ["# epoch 3\na", "#epoch 3\r\na\n", "# by rank 0\n\n#   epoch   3\n# epoch 4\na"] {
+            assert_eq!(epoch(text), Some(3), "{text:?}");
+        }
+        for text in ["a\n# epoch 3\n", "x y\n# epoch 3\n", "# epoch three\na", "# epoch3\na", "# epoch -1\na"]
+        {
+            assert_eq!(epoch(text), None, "{text:?}");
+        }
     }
 
     #[test]

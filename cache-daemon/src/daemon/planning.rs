@@ -17,10 +17,12 @@ use fuse_frontend::session::Mount;
 use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
-use super::epochs::Epochs;
+use super::epochs::{Epochs, Noticed};
+use super::numbered::Numbered;
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
 use super::pushing::{Came, PushLine};
+use super::readers::readers;
 use super::recalling::Recalling;
 use super::sight::Sight;
 use super::warming::{Warm, Warming};
@@ -96,6 +98,9 @@ impl Planning {
             bytes_max: prefetcher.bytes_max(),
             bytes_per_hour_max: config.prefetch.bytes_per_hour_max,
         };
+        let (read_from, probes) = (mount.clone(), watching.probes().cloned());
+        let readers = move || readers(&read_from, probes.as_deref());
+        let epochs = Epochs::new(cache.clone(), origin.clone(), limits.requests_max, readers);
         let planner = Planner {
             began: Instant::now(),
             history: None,
@@ -110,12 +115,13 @@ impl Planning {
             pushes_counted: PushCounts::default(),
             sets: Sets::default(),
             refused_room: None,
-            epochs: Epochs::new(cache.clone()),
+            epochs,
             recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
             pushing: Pushing::default(),
             is_pushing: false,
             push_line: (!is_blind).then(|| PushLine::start(cache.clone(), mount.clone())).flatten(),
             wishes,
+            numbered: reader.numbered().clone(),
             orders: orders.watch(reader),
             warm: planning.warm.clone(),
             figures,
@@ -137,19 +143,17 @@ impl Planning {
     }
 
     /// Follows the order in the file at `path`; what it understood.
-    pub fn tell_order(&self, path: &Path, name: &str) -> Result<OrderTold, Refusal> {
+    pub fn tell_order(&self, path: &Path, name: &str, epoch: Option<u64>) -> Result<OrderTold, Refusal> {
         if self.state.lock().mode == PrefetchChoice::Off.to_string() {
             return Err(Refusal("the daemon was told not to fetch ahead: --prefetch off".into()));
         }
-        let (order, told) = self.read_order(path)?;
-        let busy = |_| Refusal("too many orders at once".into());
-        self.told.try_send(order.named(name)).map_err(busy)?;
+        let (order, told) =
+            self.reader.tell(path, &[], name, epoch).map_err(|error| refused(path, &error))?;
+        if let Some(order) = order {
+            let busy = |_| Refusal("too many orders at once".into());
+            self.told.try_send(order).map_err(busy)?;
+        }
         Ok(told)
-    }
-
-    fn read_order(&self, path: &Path) -> Result<(Order, OrderTold), Refusal> {
-        let refused = |error: std::io::Error| Refusal(format!("{}: {error}", path.display()));
-        self.reader.read(path, &[]).map_err(refused)
     }
 
     /// Stores `files`, in this order.
@@ -159,7 +163,7 @@ impl Planning {
 
     /// Stores the files that the file at `path` names.
     pub fn warm_order(&self, path: &Path) -> Result<Warming, Refusal> {
-        let (order, _) = self.read_order(path)?;
+        let (order, _) = self.reader.read(path, &[]).map_err(|error| refused(path, &error))?;
         self.warm.begin(order.to_warm())
     }
 
@@ -171,6 +175,10 @@ impl Planning {
             let _ = thread.join();
         }
     }
+}
+
+fn refused(path: &Path, error: &std::io::Error) -> Refusal {
+    Refusal(format!("{}: {error}", path.display()))
 }
 
 struct Planner {
@@ -196,6 +204,7 @@ struct Planner {
     push_line: Option<PushLine>,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
+    numbered: Arc<Numbered>,
     warm: Arc<Warm>,
     figures: Arc<PlannerFigures>,
 }
@@ -245,18 +254,27 @@ impl Planner {
             self.recalling.touched(history, touch);
             self.pushing.touched(touch);
         }
-        for summary in history.take_ended() {
+        let ended = history.take_ended();
+        let has_ended = !ended.is_empty();
+        for summary in ended {
             self.readahead.ended(history, &summary);
             self.recalling.ended(history, &summary);
             self.pushing.ended(&self.readahead.followed_orders().collect::<Vec<_>>(), now_ns);
             let set = path_of(&self.cache, summary.part);
-            let is_worth_it = self.epochs.ended(&summary, set, self.readahead.counts());
+            let (ahead, depth) = (self.readahead.counts(), self.readahead.depth());
+            let job = &mut |tgid| self.sight.job(tgid);
+            let is_worth_it = self.epochs.ended(&summary, Noticed { set, ahead, depth, job });
             if is_worth_it {
                 self.figures.epochs.increment();
                 state.lock().epochs = self.epochs.last();
             }
         }
         // After what has ended: their epochs have begun.
+        let (read, readahead) = (self.readahead.take_read(), &self.readahead);
+        let followed = |name: &str| readahead.has_order(name);
+        let due = self.numbered.due(&read, has_ended, &followed, self.saw_readers, Instant::now());
+        self.figures.orders_told.add(due.len() as u64);
+        due.into_iter().for_each(|order| self.readahead.told(order, now_ns));
         let recalled = self.recalling.take_recalled();
         self.figures.orders_recalled.add(recalled.len() as u64);
         recalled.into_iter().for_each(|order| self.readahead.told(order, now_ns));
@@ -403,7 +421,9 @@ impl Planner {
         let mut state = state.lock();
         state.activity = activity.to_string();
         self.sight.source().clone_into(&mut state.source);
-        state.order = self.readahead.followed().map(|purpose| purpose.to_string()).unwrap_or_default();
+        let followed = self.readahead.followed();
+        self.epochs.follows(followed);
+        state.order = followed.map(|purpose| purpose.to_string()).unwrap_or_default();
         let Some(job) = history.main_job(now_ns) else { return };
         figures.coverage_percent.set((job.coverage() * 100.0) as u64);
         figures.confidence_percent.set((job.confidence() * 100.0) as u64);

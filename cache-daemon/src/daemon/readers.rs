@@ -6,15 +6,15 @@ use std::os::unix::fs::MetadataExt;
 use fuse_frontend::askers::Asker;
 use fuse_frontend::session::Mount;
 
-use super::watching::Watching;
 use crate::control::Readers;
-use crate::probe::{ReaderRow, Tier};
+use crate::probe::{Probes, ReaderRow, Tier};
 
 /// All readers. Waits are the kernel's where it tells them; else the daemon's, by the threads whose requests came.
-pub(super) fn readers(mount: &Mount, watching: &Watching) -> Readers {
-    let (tier, _) = watching.tier();
-    let sees_waits = watching.probes().is_some_and(|probes| probes.report().sees_waits);
-    let mut readers = watching.probes().map_or_else(Vec::new, |probes| probes.readers());
+pub(super) fn readers(mount: &Mount, probes: Option<&Probes>) -> Readers {
+    let report = probes.map(Probes::report);
+    let tier = report.as_ref().map_or(Tier::C, |report| report.tier);
+    let sees_waits = report.is_some_and(|report| report.sees_waits);
+    let mut readers = probes.map_or_else(Vec::new, Probes::readers);
     if !sees_waits {
         for asker in mount.counts().askers().all() {
             add(&mut readers, &asker, tier == Tier::C);

@@ -97,7 +97,7 @@ impl Sight {
     }
 
     /// The job of process `tgid`: the same for all workers of all ranks, whichever of them started which.
-    fn job(&mut self, tgid: u32) -> u32 {
+    pub fn job(&mut self, tgid: u32) -> u32 {
         if self.jobs.len() > PROCESSES_MAX {
             self.jobs.clear();
         }

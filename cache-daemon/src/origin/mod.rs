@@ -8,7 +8,7 @@
 //! - `location` takes URLs apart; `connect` finds the store: `s3` with `aws_profile` and `oss`, or
 //!   object_store's own clients, or a local `directory`. `environment` is the variables they read.
 //! - `store` makes one attempt. `limit` admits requests, `retry` repeats them, `failure` says why one
-//!   failed, `wire` is the HTTP client. [`faulty`] is a store for tests that misbehaves.
+//!   failed, `course` what a GET's time went into, `wire` is the HTTP client. [`faulty`] is a store for tests that misbehaves.
 //! - `list` delivers keys, `etag` compares versions.
 //!
 //! Invariants
@@ -19,6 +19,7 @@
 
 mod aws_profile;
 mod connect;
+mod course;
 mod directory;
 mod environment;
 mod error;
@@ -47,6 +48,7 @@ use object_store::ObjectStore;
 use tokio::time::Instant;
 
 pub(crate) use aws_profile::AwsProfile;
+pub use course::{Course, Delay};
 pub use error::{FetchError, OriginError};
 pub use failure::Cause;
 pub use list::Listing;
@@ -237,13 +239,39 @@ impl Origin {
         range: Range<u64>,
         source: RequestSource,
     ) -> Result<Bytes, FetchError> {
+        self.get_along(key, etag, range, source, &Course::begin()).await
+    }
+
+    /// The same; what its time goes into is noted in `course`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn get_along(
+        &self,
+        key: &ObjectKey,
+        etag: &Etag,
+        range: Range<u64>,
+        source: RequestSource,
+        course: &Course,
+    ) -> Result<Bytes, FetchError> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
         let origin = &*self.0;
         origin.check_key(key)?;
-        let attempt = || origin.limit.run(RequestKind::Get, source, origin.get_once(key, etag, &range));
-        let bytes = origin.retry.run(attempt).await.map_err(|given_up| origin.fetch_error(given_up))?;
+        let attempt = || async {
+            course.asked();
+            // Polled for the first time when its turn has come.
+            let once = async {
+                course.sent();
+                origin.get_once(key, etag, &range, course).await
+            };
+            let answer = origin.limit.run(RequestKind::Get, source, once).await;
+            answer.inspect_err(|failure| course.failed(failure.cause))
+        };
+        let answer = origin.retry.run(attempt).await;
+        course.ended();
+        let bytes = answer.map_err(|given_up| origin.fetch_error(given_up))?;
         origin.figures.bytes.add(bytes.len() as u64);
         Ok(bytes)
     }
@@ -283,9 +311,15 @@ impl Inner {
         self.store.check_key(key.as_str()).map_err(refused)
     }
 
-    async fn get_once(&self, key: &ObjectKey, etag: &Etag, range: &Range<u64>) -> Result<Bytes, Failure> {
+    async fn get_once(
+        &self,
+        key: &ObjectKey,
+        etag: &Etag,
+        range: &Range<u64>,
+        course: &Course,
+    ) -> Result<Bytes, Failure> {
         let sent = Instant::now();
-        let bytes = self.store.read(key.as_str(), etag, range).await?;
+        let bytes = self.store.read(key.as_str(), etag, range, course).await?;
         self.figures.get_latency.record(sent.elapsed());
         Ok(bytes)
     }

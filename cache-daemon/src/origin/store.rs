@@ -14,7 +14,7 @@ use object_store::{GetOptions, GetRange, ObjectStore};
 use super::directory::Directory;
 use super::failure::{Cause, Failure, Notes};
 use super::s3::S3;
-use super::{Listed, etag};
+use super::{Course, Listed, etag};
 use crate::object::Etag;
 
 /// A store and the part of its keys that is not shown.
@@ -56,12 +56,20 @@ impl Store {
         }
     }
 
-    /// Reads `range` of version `etag` of `key`: all of it, or the failure.
-    pub async fn read(&self, key: &str, etag: &Etag, range: &Range<u64>) -> Result<Bytes, Failure> {
+    /// Reads `range` of version `etag` of `key`: all of it, or the failure. Notes in `course` when the reply begins.
+    pub async fn read(
+        &self,
+        key: &str,
+        etag: &Etag,
+        range: &Range<u64>,
+        course: &Course,
+    ) -> Result<Bytes, Failure> {
         let bytes = match &self.backend {
-            Backend::S3(bucket) => get(&bucket.store, &self.path(key)?, etag, range).await?,
+            Backend::S3(bucket) => get(&bucket.store, &self.path(key)?, etag, range, course).await?,
             Backend::Directory(directory) => directory.read(key, etag, range.clone()).await?,
-            Backend::Other { reads, .. } => get(reads.as_ref(), &self.path(key)?, etag, range).await?,
+            Backend::Other { reads, .. } => {
+                get(reads.as_ref(), &self.path(key)?, etag, range, course).await?
+            }
         };
         let wanted = range.end - range.start;
         if bytes.len() as u64 == wanted {
@@ -98,6 +106,7 @@ async fn get(
     path: &Path,
     etag: &Etag,
     range: &Range<u64>,
+    course: &Course,
 ) -> Result<Bytes, Failure> {
     let notes = Notes::default();
     let mut options = GetOptions::new().with_if_match(etag::if_match(etag));
@@ -105,6 +114,7 @@ async fn get(
     options.extensions.insert(notes.clone());
     let failed = |error: object_store::Error| Failure::of_store(&error, &notes);
     let reply = store.get_opts(path, options).await.map_err(failed)?;
+    course.replied();
     let meta = &reply.meta;
     if !etag::is_version(etag, meta.e_tag.as_deref(), meta.last_modified.into(), meta.size) {
         let replied = meta.e_tag.as_deref().unwrap_or("without an ETag");

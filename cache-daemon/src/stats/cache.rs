@@ -20,6 +20,7 @@ figures! {
         evicted: Counter, "objects", "Objects that the policy (--policy) gave up for others.";
         evicted_bytes: Counter, "bytes", "What they took on disk.";
         origin_wait_us: Counter, "us", "Time that readers waited for the origin, together.";
+        turn_wait_us: Counter, "us", "Time that fetches waited for their turn because --origin-requests were in flight, together.";
         failed: Counter, "fetches", "Fetches given up after retries: their readers got EIO.";
         stale: Counter, "fetches", "Fetches of a version that the origin no longer has: their readers got ESTALE.";
         store_latency: Latency, "us", "From request to answer, parts answered from the store.";

@@ -84,14 +84,67 @@ pub struct EpochState {
     pub origin_bytes: u64,
     /// Bytes that had to come from there: those of the files read, less what was stored when the epoch began.
     pub bound_bytes: u64,
-    /// Bytes answered from the store.
+    /// `origin_bytes` over `bound_bytes`; none where nothing had to come.
+    pub over_bound: Option<f64>,
+    /// Bytes that readers read without asking the daemon, from the page cache or from files that the kernel reads by itself;
+    /// none where the probes do not see them (tier C).
+    pub page_cache_bytes: Option<u64>,
+    /// Bytes answered from the store, pushes included.
     pub store_bytes: u64,
+    /// Bytes answered to readers who waited for the origin.
+    pub origin_read_bytes: u64,
     /// Time that readers waited for the origin, together.
     pub waited_s: f64,
+    /// Of the time of all workers, `seconds` each; of `seconds` where workers are not known.
+    pub waited_share: f64,
+    /// Processes that read; 0 where they are not known.
+    pub workers: u64,
+    /// Those of them that waited longest, 64 at most.
+    pub per_worker: Vec<WorkerState>,
     /// Objects fetched ahead.
     pub ahead_files: u64,
     /// Objects fetched ahead and read.
     pub used_files: u64,
     /// Objects fetched ahead and not read.
     pub wasted_files: u64,
+    /// Of what was fetched ahead, how much was read; none if nothing was.
+    pub ahead_accuracy: Option<f64>,
+    /// The ten files that readers waited for longest.
+    pub slowest: Vec<SlowFile>,
+    /// What would have helped most, and why: the rule is in docs/epoch-model.md.
+    pub advice: String,
+}
+
+/// A process that read in an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerState {
+    /// Its number.
+    pub pid: u32,
+    /// Its name.
+    pub command: String,
+    /// Files that it began to read, as far as the probes see.
+    pub files: u64,
+    /// Bytes that it read, likewise.
+    pub bytes: u64,
+    /// Time of its requests to the daemon, whatever answered them. Of those that overlap each counts.
+    pub waited_s: f64,
+}
+
+/// A file that a reader waited for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SlowFile {
+    /// From the mountpoint.
+    pub path: String,
+    /// The longest that a reader waited for a part of it.
+    pub waited_s: f64,
+    /// What it waited for most.
+    pub why: String,
+}
+
+impl std::fmt::Display for SlowFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:.3} s ({})", self.path, self.waited_s, self.why)
+    }
 }

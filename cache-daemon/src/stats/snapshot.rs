@@ -291,6 +291,7 @@ mod tests {
 
     use super::*;
     use crate::stats::Latency;
+    use crate::stats::planner::{EpochState, SlowFile, WorkerState};
 
     fn sample() -> Snapshot {
         let daemon = DaemonState {
@@ -329,11 +330,25 @@ mod tests {
         snapshot.add_ratio("hit_ratio_page_cache", "Unknown yet.", 0, 0);
         snapshot.estimate(&["hit_ratio_page_cache"]);
         snapshot.degrade("readahead", "not root", "1.35 READs a file", "run as root");
+        snapshot.planner.epochs = vec![EpochState {
+            page_cache_bytes: Some(5),
+            per_worker: vec![WorkerState::default()],
+            slowest: vec![SlowFile { path: "a/b".into(), waited_s: 1.5, why: "retried".into() }],
+            ..EpochState::default()
+        }];
         snapshot
     }
 
     #[test]
     fn the_json_of_version_1_stays_as_it_is() {
+        let epoch = json!({
+                "epoch": 0, "set": "", "files": 0, "of_files": 0, "bytes": 0, "seconds": 0.0, "is_exactly_once": false,
+                "origin_bytes": 0, "bound_bytes": 0, "over_bound": null, "page_cache_bytes": 5, "store_bytes": 0,
+                "origin_read_bytes": 0, "waited_s": 0.0, "waited_share": 0.0, "workers": 0,
+                "per_worker": [{"pid": 0, "command": "", "files": 0, "bytes": 0, "waited_s": 0.0}],
+                "ahead_files": 0, "used_files": 0, "wasted_files": 0, "ahead_accuracy": null,
+                "slowest": [{"path": "a/b", "waited_s": 1.5, "why": "retried"}], "advice": "",
+        });
         let expected = json!({
             "version": 1,
             "daemon": {"pid": 7, "release": "0.1.0", "uptime_s": 60, "origin": "s3://b/p", "cache_dir": "/c"},
@@ -344,7 +359,7 @@ mod tests {
             "probes": {"tier": "C", "why": "no CAP_BPF", "attached": [],
                        "left_out": [{"program": "pages_got", "why": "old"}],
                        "costs": [{"program": "page_added", "runs": 9, "ns_per_run": 70}]},
-            "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0, "order": "", "epochs": []},
+            "planner": {"mode": "", "activity": "", "source": "", "workload": "", "set": "", "set_files": 0, "epoch": 0, "order": "", "epochs": [epoch]},
             "figures": {
                 "control_requests": 3, "control_refused": 0, "control_clients": 0,
                 "fuse_read_latency": {"count": 1, "p50_us": 10, "p90_us": 10, "p99_us": 10, "max_us": 10},

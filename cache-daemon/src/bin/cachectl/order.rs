@@ -13,10 +13,11 @@ const EXAMPLES: &str = "\
 Examples:
   cachectl order epoch.txt --mount /mnt/data     a path a line, as they will be read
   python sampler.py | cachectl order -           the same from standard input
+  cachectl order next.txt --epoch 7              followed when epoch 7 begins, refused if that is past
 
 Tell it when the epoch begins. An order that the readers do not follow is dropped, and costs its first fetches.
 The same can be done without cachectl: write a file order-NAME into MOUNTPOINT/.epochcache/ .
-Exit code: 0 it is followed, 2 it is not.";
+Exit code: 0 it is followed or waits for its epoch, 2 it is not.";
 
 /// `cachectl order`.
 #[derive(clap::Args)]
@@ -32,6 +33,9 @@ pub struct Args {
     /// Whose order it is: another one of the same name takes its place.
     #[arg(long, default_value = "cachectl")]
     name: String,
+    /// The epoch that it is for, as the job counts; else what a line `# epoch N` before the first path says.
+    #[arg(long, value_name = "N")]
+    epoch: Option<u64>,
     /// Prints one JSON object.
     #[arg(long)]
     json: bool,
@@ -41,12 +45,17 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
     let client = find::connect(args.mount.as_deref(), &args.target)?;
     let spooled = (args.file == Path::new("-")).then(Spooled::standard_input).transpose()?;
     let path = find::absolute(spooled.as_ref().map_or(&args.file, |spooled| &spooled.0))?;
-    let told: OrderTold = client.ask(&Request::Order { path, name: args.name.clone() })?;
+    let told: OrderTold = client.ask(&Request::Order { path, name: args.name.clone(), epoch: args.epoch })?;
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&told)?)?;
     } else {
         let [files, unknown, twice] = [told.files, told.unknown, told.twice].map(|n| units::human(n, ""));
-        writeln!(out, "{files} files in this order; {unknown} unknown paths, {twice} named twice")?;
+        write!(out, "{files} files in this order; {unknown} unknown paths, {twice} named twice")?;
+        match told.epoch {
+            Some(epoch) if told.waits => writeln!(out, "; it waits for epoch {epoch} to begin")?,
+            Some(epoch) => writeln!(out, "; for epoch {epoch}")?,
+            None => writeln!(out)?,
+        }
     }
     Ok(Verdict::Well)
 }

@@ -55,7 +55,7 @@ impl Answers for StandIn {
                 let _ = item(json!(half)) && item(json!(full));
             }
             Request::Order { path, .. } if path.ends_with("/epoch.txt") => {
-                item(json!(OrderTold { files: 3, unknown: 1, twice: 0 }));
+                item(json!(OrderTold { files: 3, unknown: 1, ..OrderTold::default() }));
             }
             Request::Order { path, .. } => return Err(Refusal(format!("{path}: no such file"))),
             Request::Ping | Request::Umount | Request::Top | Request::Trace => panic!("on purpose"),

@@ -1,13 +1,15 @@
 //! `cachectl trace`.
 
 use std::ffi::CString;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context, Result};
 use cache_daemon::control::{Process, Request, TraceLine};
+use cache_daemon::simulate::recording::Recorder;
 use cache_daemon::stats::Latency;
 
 use super::find::{self, Target};
@@ -18,6 +20,7 @@ Examples:
   cachectl trace                          what happens to files, until Ctrl-C
   cachectl trace --file '*/n01440764/*'   only files whose path matches
   cachectl trace --pid 4242 --json        one process, one JSON object a line
+  cachectl trace --record trace.bin       for cachectl simulate, until Ctrl-C
 
 EVENT   begin, end: a reading of a file begins, reaches its end; begin+end: a small file, read at
         once. Reads that the page cache serves too, as far as probes see them (docs/probes.md).
@@ -53,6 +56,9 @@ pub struct Args {
     /// Prints one JSON object a line.
     #[arg(long)]
     json: bool,
+    /// Records the readings that reach the end of their file in this one, and prints none.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    record: Option<PathBuf>,
 }
 
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Verdict> {
@@ -149,6 +155,7 @@ struct Trace {
     span_ns: Option<(u64, u64)>,
     counts: Counts,
     origin: Latency,
+    recorder: Option<Recorder<BufWriter<File>>>,
 }
 
 impl Trace {
@@ -162,6 +169,7 @@ impl Trace {
             span_ns: None,
             counts: Counts::new(),
             origin: Latency::default(),
+            recorder: args.record.as_deref().map(recorder).transpose()?,
         })
     }
 
@@ -173,12 +181,33 @@ impl Trace {
             }
             _ => {}
         }
-        let Some(seen) = Seen::of(line).filter(|seen| self.wants(seen)) else { return Ok(out.flush()?) };
+        let Some(seen) = Seen::of(line).filter(|seen| self.wants(seen)) else { return self.flush(out) };
+        if self.recorder.is_some() {
+            return self.record(line, &seen);
+        }
         self.count(&seen);
         if self.json {
             return Ok(writeln!(out, "{}", serde_json::to_string(line)?)?);
         }
         self.print(out, &seen)
+    }
+
+    /// Notes the end of a reading: only there the file's size is known.
+    fn record(&mut self, line: &TraceLine, seen: &Seen<'_>) -> Result<()> {
+        let &TraceLine::Reading { at_ns, ref path, ref by, end, ends: true, .. } = line else {
+            return Ok(());
+        };
+        self.count(seen);
+        let Some(recorder) = &mut self.recorder else { return Ok(()) };
+        recorder.record(at_ns / 1000, by.pid, path.as_bytes(), end).context("writing the recording")
+    }
+
+    /// What follows may be a long time off.
+    fn flush(&mut self, out: &mut dyn Write) -> Result<()> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush().context("writing the recording")?;
+        }
+        Ok(out.flush()?)
     }
 
     fn wants(&self, seen: &Seen<'_>) -> bool {
@@ -224,7 +253,12 @@ impl Trace {
         )?)
     }
 
-    fn summary(&self, out: &mut dyn Write) -> Result<()> {
+    fn summary(&mut self, out: &mut dyn Write) -> Result<()> {
+        self.flush(out)?;
+        if let Some(recorder) = &self.recorder {
+            let (readings, files, lost) = (self.lines, recorder.objects(), self.lost);
+            return Ok(writeln!(out, "{readings} readings of {files} files recorded, {lost} lost")?);
+        }
         let seconds = self.span_ns.map_or(0.0, |(first, last)| (last - first) as f64 / 1e9);
         let counts = self.counts.iter().map(|(event, count)| format!(", {count} {event}"));
         let counts: String = counts.collect();
@@ -236,6 +270,12 @@ impl Trace {
         }
         Ok(())
     }
+}
+
+/// A recording in a new file at `path`.
+fn recorder(path: &Path) -> Result<Recorder<BufWriter<File>>> {
+    let recorder = File::create(path).and_then(|file| Recorder::new(BufWriter::new(file)));
+    recorder.with_context(|| format!("writing {}", path.display()))
 }
 
 /// A pattern of fnmatch(3), without its special rules for slashes and dots.
@@ -255,11 +295,18 @@ impl Glob {
 
 #[cfg(test)]
 mod tests {
+    use cache_daemon::simulate::Trace as _;
+    use cache_daemon::simulate::recording::Recording;
+
     use super::*;
 
     fn trace(file: Option<&str>, pid: Option<u32>) -> Trace {
+        recording(file, pid, None)
+    }
+
+    fn recording(file: Option<&str>, pid: Option<u32>, record: Option<PathBuf>) -> Trace {
         let (mountpoint, target, lines, json) = (None, Target::default(), None, false);
-        let args = Args { mountpoint, target, file: file.map(str::to_owned), pid, lines, json };
+        let args = Args { mountpoint, target, file: file.map(str::to_owned), pid, lines, json, record };
         Trace::new(&args).expect("a pattern")
     }
 
@@ -311,6 +358,24 @@ mod tests {
         assert_eq!(cells, ["-", "open", "kernel", "-", "-", "-", "-", "train/a.jpg"]);
         assert_eq!(shown[5], "4 lines in 1.0 s, 2 begin+end, 1 miss, 1 open; 3 lost");
         assert!(shown[6].starts_with("origin: p50 ") && shown[6].ends_with("max 12 ms"), "{}", shown[6]);
+    }
+
+    #[test]
+    fn ends_of_readings_are_recorded_for_the_simulator_and_nothing_is_printed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("trace.bin");
+        assert_eq!(
+            shown(recording(None, None, Some(file.clone()))),
+            ["2 readings of 2 files recorded, 3 lost"]
+        );
+        let recorded = Recording::open(&file).expect("it was just written");
+        assert_eq!((recorded.uses(), recorded.readers(), recorded.data_set_bytes()), (2, 2, 4096));
+        assert!(!recorded.was_cut_off());
+        // Somebody who kills it loses nothing that was seen a second ago.
+        let mut killed = recording(None, Some(8), Some(file.clone()));
+        lines().iter().for_each(|line| killed.take(&mut Vec::new(), line).expect("it can be written"));
+        drop(killed);
+        assert_eq!(Recording::open(&file).expect("it was written").uses(), 1);
     }
 
     #[test]

@@ -175,6 +175,8 @@ pub struct Readahead {
     asked: Marks,
     sets: Vec<UnseenSet>,
     orders: Vec<Order>,
+    /// Names of orders whose epochs are over.
+    read: Vec<String>,
     /// When an order was told, or a file read, for the last time.
     stirred_ns: u64,
     wrong_orders: u64,
@@ -203,6 +205,7 @@ impl Readahead {
             asked: Marks::default(),
             sets: Vec::new(),
             orders: Vec::new(),
+            read: Vec::new(),
             stirred_ns: 0,
             wrong_orders: 0,
             runs: Runs::default(),
@@ -295,7 +298,7 @@ impl Readahead {
             self.ledger.ended(history.table(), job);
         }
         // One that was told for the next epoch may be proven before the end of this one is noticed.
-        self.orders.retain(|order| order.standing() == Standing::Unproven || order.has_begun_only());
+        self.drop_read(|order| order.standing() != Standing::Unproven && !order.has_begun_only());
         self.asked.clear();
         self.sets.clear();
     }
@@ -370,11 +373,27 @@ impl Readahead {
         let before = self.orders.len();
         self.orders.retain(|order| order.standing() != Standing::Wrong);
         self.wrong_orders += (before - self.orders.len()) as u64;
-        self.orders.retain(|order| match order.purpose() {
-            Purpose::Told | Purpose::Recalled => !order.was_read(),
+        self.drop_read(|order| match order.purpose() {
+            Purpose::Told | Purpose::Recalled => order.was_read(),
             // Whoever waits for it is told of its end first: see `stop_warming`.
-            Purpose::Warm => true,
+            Purpose::Warm => false,
         });
+    }
+
+    /// Drops orders whose epochs are over.
+    fn drop_read(&mut self, is_over: impl Fn(&Order) -> bool) {
+        self.read
+            .extend(self.orders.extract_if(.., |order| is_over(order)).map(|order| order.name().to_owned()));
+    }
+
+    /// Whose orders were read to their end, or until their epoch ended, since it was last asked.
+    pub fn take_read(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.read)
+    }
+
+    /// Whether an order of `name` is there.
+    pub fn has_order(&self, name: &str) -> bool {
+        self.orders.iter().any(|order| order.name() == name)
     }
 
     fn take_runs(&mut self, making: &mut Making<'_>) {

@@ -34,8 +34,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use self::read::Reader;
-pub use self::read::Recorded;
+pub use self::read::{Reader, Recorded};
 pub use self::write::Recorder;
 use super::{Trace, TraceError, Use, next_uses};
 use crate::policy::eviction::{ObjectNo, Pattern};
