@@ -145,9 +145,9 @@ impl Recall {
         let watch = &mut self.watches[place];
         let lately = &watch.readings[watch.readings.len().saturating_sub(count)..];
         let of_part = self.kept.iter().filter(|kept| kept.part == watch.part);
-        let found = of_part.filter_map(|kept| Some((middle_of(&kept.files, lately)?, kept)));
+        let mut found = of_part.filter_map(|kept| Some((middle_of(&kept.files, lately)?, kept)));
         // Of two orders that begin alike the newer one.
-        let Some((at, kept)) = found.last() else { return };
+        let Some((at, kept)) = found.next_back() else { return };
         let (files, run) = (kept.files.clone(), kept.run);
         watch.follows = Some(files.clone());
         let Watch { group, part, .. } = *watch;

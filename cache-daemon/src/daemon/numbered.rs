@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(rig.read("a"), [3]);
         assert_eq!(rig.ended(&|_| true), [0_u32; 0], "another job's epoch: its own goes on");
         assert_eq!(rig.ended(&|_| false), [4], "it was dropped, and its epoch is over");
-        assert_eq!(rig.tell("a", 3).is_err(), true);
+        assert!(rig.tell("a", 3).is_err());
         assert_eq!((rig.read("a"), rig.read("a"), rig.read("a")), (vec![5], vec![6], vec![]));
         assert_eq!(rig.tell("a", 9), Ok(true), "nothing is read before it");
     }
