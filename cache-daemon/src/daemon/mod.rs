@@ -10,6 +10,7 @@ mod early;
 mod epochs;
 mod listing;
 mod logging;
+mod meter;
 mod numbered;
 mod orders;
 mod parts;

@@ -18,34 +18,31 @@ use fuse_frontend::source::Ino;
 use parking_lot::Mutex;
 
 use super::epochs::{Epochs, Noticed};
+use super::meter::Meter;
 use super::numbered::Numbered;
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
-use super::pushing::{Came, PushLine};
+use super::pushing::{PushLine, PushTime, Pushes};
 use super::readers::readers;
 use super::recalling::Recalling;
 use super::sight::Sight;
 use super::warming::{Warm, Warming};
 use super::watching::Watching;
-use crate::access::{FileNo, FileTable, History, IDLE_AFTER_NS, Job, is_split_name};
+use crate::access::{EpochSummary, FileNo, FileTable, History, IDLE_AFTER_NS, Job, Touch, is_split_name};
 use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
-use crate::policy::pushing::{LEAD_S, MARK_EVERY, PushCounts, Pushing, Room, Whereabouts};
+use crate::policy::pushing::Whereabouts;
 use crate::policy::readahead::{
-    Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Sample, Situation,
+    Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Situation,
 };
 use crate::policy::sets::{Reading, Sets};
-use crate::stats::origin::OriginFigures;
 use crate::stats::planner::{PlannerFigures, PlannerState};
 
 /// How often it looks for readers, and how often when somebody has read since it last did.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_millis(50);
-
-/// What a file takes in the page cache is a multiple of so much, roughly: the pusher counts exactly.
-const PAGE_BYTES: u64 = 4096;
 
 /// How often the table of files is made again at most: a second for ten million.
 const REFILE_EVERY: Duration = Duration::from_secs(10);
@@ -112,14 +109,10 @@ impl Planning {
             prefetcher,
             filed: None,
             counted: Counts::default(),
-            pushes_counted: PushCounts::default(),
             sets: Sets::default(),
-            refused_room: None,
             epochs,
             recalling: Recalling::open(&config.store.cache_dir, config.store.size_bytes, cache.catalog()),
-            pushing: Pushing::default(),
-            is_pushing: false,
-            push_line: (!is_blind).then(|| PushLine::start(cache.clone(), mount.clone())).flatten(),
+            pushes: Pushes::new((!is_blind).then(|| PushLine::start(cache.clone(), mount.clone())).flatten()),
             wishes,
             numbered: reader.numbered().clone(),
             orders: orders.watch(reader),
@@ -192,16 +185,11 @@ struct Planner {
     meter: Meter,
     filed: Option<Filed>,
     counted: Counts,
-    pushes_counted: PushCounts,
     /// What the files are part of, for whoever evicts.
     sets: Sets,
-    /// The room that the store said it had when it refused something for want of room.
-    refused_room: Option<u64>,
     epochs: Epochs,
     recalling: Recalling,
-    pushing: Pushing,
-    is_pushing: bool,
-    push_line: Option<PushLine>,
+    pushes: Pushes,
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
     numbered: Arc<Numbered>,
@@ -222,7 +210,7 @@ impl Planner {
         while !stop.load(Relaxed) {
             let activity = self.turn(state);
             std::thread::sleep(match activity {
-                _ if self.is_pushing && self.saw_readers => Duration::from_secs_f64(PLAN_EVERY_S),
+                _ if self.pushes.is_pushing() && self.saw_readers => Duration::from_secs_f64(PLAN_EVERY_S),
                 Activity::Fetching => Duration::from_secs_f64(PLAN_EVERY_S),
                 _ if self.saw_readers => WATCH_EVERY,
                 _ => LOOK_EVERY,
@@ -238,105 +226,96 @@ impl Planner {
         let now_ns = self.began.elapsed().as_nanos() as u64;
         let touches = self.sight.touches(now_ns);
         self.saw_readers = !touches.is_empty();
-        self.figures.touches.add(touches.len() as u64);
         let told: Vec<Order> = self.told().collect();
-        self.figures.orders_told.add(told.len() as u64);
         if !touches.is_empty() || !told.is_empty() || self.warm.is_wanted() {
             self.file();
         }
-        let Some(history) = &mut self.history else { return Activity::Idle };
-        told.into_iter().for_each(|order| self.readahead.told(order, now_ns));
+        let Some(mut history) = self.history.take() else { return Activity::Idle };
+        self.follow(told, now_ns);
         self.warm.pass(&mut self.readahead, history.table(), now_ns);
+        self.learn(&mut history, &touches);
+        let ended = history.take_ended();
+        ended.iter().for_each(|summary| self.ended(&history, summary, now_ns, state));
+        self.follow_due(!ended.is_empty(), now_ns);
+        self.recalling.settle(&history, self.cache.catalog(), now_ns);
+        let activity = self.plan(&history, now_ns);
+        self.history = Some(history);
+        self.sort_out();
+        self.tell(now_ns, activity, state);
+        activity
+    }
+
+    /// Follows orders that were told.
+    fn follow(&mut self, told: Vec<Order>, now_ns: u64) {
+        self.figures.orders_told.add(told.len() as u64);
+        told.into_iter().for_each(|order| self.readahead.told(order, now_ns));
+    }
+
+    fn learn(&mut self, history: &mut History, touches: &[Touch]) {
+        self.figures.touches.add(touches.len() as u64);
         self.sight.units.drain(..).for_each(|read| self.readahead.unit_read(&read));
-        for touch in &touches {
+        for touch in touches {
             history.touch(touch);
             self.readahead.touched(history, touch);
             self.recalling.touched(history, touch);
-            self.pushing.touched(touch);
+            self.pushes.touched(touch);
         }
-        let ended = history.take_ended();
-        let has_ended = !ended.is_empty();
-        for summary in ended {
-            self.readahead.ended(history, &summary);
-            self.recalling.ended(history, &summary);
-            self.pushing.ended(&self.readahead.followed_orders().collect::<Vec<_>>(), now_ns);
-            let set = path_of(&self.cache, summary.part);
-            let (ahead, depth) = (self.readahead.counts(), self.readahead.depth());
-            let job = &mut |tgid| self.sight.job(tgid);
-            let is_worth_it = self.epochs.ended(&summary, Noticed { set, ahead, depth, job });
-            if is_worth_it {
-                self.figures.epochs.increment();
-                state.lock().epochs = self.epochs.last();
-            }
+    }
+
+    fn ended(&mut self, history: &History, summary: &EpochSummary, now_ns: u64, state: &Mutex<PlannerState>) {
+        self.readahead.ended(history, summary);
+        self.recalling.ended(history, summary);
+        self.pushes.ended(&mut self.readahead, now_ns);
+        let set = path_of(&self.cache, summary.part);
+        let (ahead, depth) = (self.readahead.counts(), self.readahead.depth());
+        let job = &mut |tgid| self.sight.job(tgid);
+        let is_worth_it = self.epochs.ended(summary, Noticed { set, ahead, depth, job });
+        if is_worth_it {
+            self.figures.epochs.increment();
+            state.lock().epochs = self.epochs.last();
         }
-        // After what has ended: their epochs have begun.
+    }
+
+    /// Follows orders whose epoch has come, and those that are read again. After what has ended: their epochs have begun.
+    fn follow_due(&mut self, has_ended: bool, now_ns: u64) {
         let (read, readahead) = (self.readahead.take_read(), &self.readahead);
         let followed = |name: &str| readahead.has_order(name);
         let due = self.numbered.due(&read, has_ended, &followed, self.saw_readers, Instant::now());
-        self.figures.orders_told.add(due.len() as u64);
-        due.into_iter().for_each(|order| self.readahead.told(order, now_ns));
+        self.follow(due, now_ns);
         let recalled = self.recalling.take_recalled();
         self.figures.orders_recalled.add(recalled.len() as u64);
         recalled.into_iter().for_each(|order| self.readahead.told(order, now_ns));
-        self.recalling.settle(history, self.cache.catalog(), now_ns);
+    }
+
+    /// Asks the policy what to fetch and push, and has it done.
+    fn plan(&mut self, history: &History, now_ns: u64) -> Activity {
         for done in self.prefetcher.take_done() {
             self.readahead.done(history, &done.command, done.outcome);
             self.warm.done(&done);
         }
         let (commands, commands_bytes) = self.prefetcher.outstanding();
-        let sample = self.meter.sample();
-        let room_bytes = room(&self.cache, &mut self.refused_room, self.meter.refused_by_store());
+        let room_bytes = self.meter.room_bytes();
         let now = Situation {
             now_ns,
-            sample,
+            sample: self.meter.sample(),
             demand_in_flight: self.cache.demand_in_flight(),
             commands,
             commands_bytes,
             room_bytes,
         };
         let prefetcher = &self.prefetcher;
-        let plan = self.readahead.plan(history, &now, &mut |file| prefetcher.is_absent(file));
-        self.prefetcher.ask(plan.depth, &plan.prefetch);
-        self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
-        self.push(now_ns, plan.depth, room_bytes > 0 && plan.activity != Activity::Full);
-        self.sort_out();
-        self.tell(now_ns, plan.activity, state);
-        plan.activity
-    }
-
-    /// Puts what comes next into the page cache, where an order is followed: from the origin, `depth` files at a time, if the
-    /// store has no room for it.
-    fn push(&mut self, now_ns: u64, depth: u32, has_room: bool) {
-        let (Some(line), Some(history)) = (&self.push_line, &self.history) else { return };
-        for came in line.take_came() {
-            match came {
-                Came::Pushed(file) => self.pushing.pushed(file, true),
-                Came::NotPushed(file) => self.pushing.pushed(file, false),
-                Came::Backed(file) => self.pushing.backed(file),
-                Came::Dropped => self.pushing.dropped(),
-            }
-        }
-        let sees_all = self.sight.sees_all();
-        let mut orders: Vec<_> = self.readahead.followed_orders().collect();
-        self.is_pushing = !orders.is_empty();
-        orders.iter_mut().for_each(|order| order.set_seen_every(if sees_all { 1 } else { MARK_EVERY }));
-        let room = Room {
-            now_ns,
-            free_bytes: line.free_bytes(),
-            budget_bytes: line.budget_bytes(),
-            page_bytes: PAGE_BYTES,
-            commands: line.room(),
-            fetches: depth as usize,
-            lead: history.main_job(now_ns).map_or(0, |job| (job.files_per_s(now_ns) * LEAD_S) as usize),
-            sees_all,
-        };
-        let prefetcher = &self.prefetcher;
-        let is_at = |file| match prefetcher.is_absent(file) {
+        let is_absent = |file| prefetcher.is_absent(file);
+        let plan = self.readahead.plan(history, &now, &mut { is_absent });
+        prefetcher.ask(plan.depth, &plan.prefetch);
+        let is_at = |file| match is_absent(file) {
             false => Whereabouts::Here,
-            true if has_room => Whereabouts::Awaited,
+            true if room_bytes > 0 && plan.activity != Activity::Full => Whereabouts::Awaited,
             true => Whereabouts::Origin,
         };
-        line.ask(&self.pushing.plan(&mut orders, history.table(), &room, &is_at));
+        let now = PushTime { now_ns, fetches: plan.depth as usize, sees_all: self.sight.sees_all() };
+        self.pushes.plan(&mut self.readahead, history, &now, &is_at);
+        self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
+        plan.activity
     }
 
     /// Orders that were told since the last time, in the directory or by `cachectl`.
@@ -398,12 +377,7 @@ impl Planner {
         figures.prefetch_wasted.add(counts.wasted - before.wasted);
         figures.prefetch_wasted_bytes.add(counts.wasted_bytes - before.wasted_bytes);
         figures.prefetch_unread.set(counts.unread);
-        let (pushes, before) = (self.pushing.counts(), self.pushes_counted);
-        figures.pushed.add(pushes.pushed - before.pushed);
-        figures.push_used.add(pushes.used - before.used);
-        figures.push_failed.add(pushes.failed - before.failed);
-        figures.push_dropped.add(pushes.dropped - before.dropped);
-        self.pushes_counted = pushes;
+        self.pushes.tell(figures);
         self.counted = counts;
         let in_flight = self.prefetcher.in_flight();
         figures.prefetch_in_flight.set(u64::from(in_flight));
@@ -432,57 +406,6 @@ impl Planner {
         state.set_files = u64::from(job.set_files());
         let directory = job.span().directory(history.table()).map_or(job.part(), |(number, _)| number);
         state.set = path_of(&self.cache, directory);
-    }
-}
-
-/// Counts of fetches, to be told what came since.
-struct Meter {
-    cache: Arc<Cache>,
-    origin: Arc<OriginFigures>,
-    fetched: u64,
-    us: u64,
-    refused: u64,
-    not_admitted: u64,
-}
-
-impl Meter {
-    fn new(cache: &Arc<Cache>, origin: Arc<OriginFigures>) -> Self {
-        let not_admitted = cache.figures().not_admitted.get();
-        Self { cache: cache.clone(), origin, fetched: 0, us: 0, refused: 0, not_admitted }
-    }
-
-    fn sample(&mut self) -> Sample {
-        let fetched = self.cache.figures().fills.get();
-        let us = self.cache.fill_us();
-        let refused = self.origin.throttled.get() + self.origin.timeouts.get();
-        let sample = Sample {
-            fetched: (fetched - self.fetched) as u32,
-            latency_us: us - self.us,
-            refused: (refused - self.refused) as u32,
-        };
-        (self.fetched, self.us, self.refused) = (fetched, us, refused);
-        sample
-    }
-
-    /// Whether the store has refused something for want of room.
-    fn refused_by_store(&mut self) -> bool {
-        let not_admitted = self.cache.figures().not_admitted.get();
-        std::mem::replace(&mut self.not_admitted, not_admitted) != not_admitted
-    }
-}
-
-/// What the store has room for: nothing, once it has refused, until it has more than it had then.
-fn room(cache: &Cache, refused: &mut Option<u64>, refuses: bool) -> u64 {
-    let room = cache.store().room_bytes();
-    if refuses {
-        *refused = Some(room.max(refused.unwrap_or(0)));
-    }
-    match refused {
-        Some(then) if room <= *then => 0,
-        _ => {
-            *refused = None;
-            room
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Pushing: carries out what the policy wants pushed into and dropped from the kernel's page cache.
 //!
-//! On a thread of its own, on which no reply depends: it looks up names on our own mount. Nobody waits for it; what came of
+//! [`Pushes`] is the planner's: it asks the policy and hands on what it says. [`PushLine`] carries that out on a thread of
+//! its own, on which no reply depends: it looks up names on our own mount. Nobody waits for it; what came of
 //! each command is there to be taken.
 //!
 //! Invariants
@@ -18,11 +19,13 @@ use fuse_frontend::session::Mount;
 use fuse_frontend::source::Ino;
 use parking_lot::{Condvar, Mutex};
 
-use crate::access::FileNo;
+use crate::access::{FileNo, History, Touch};
 use crate::cache::Cache;
 use crate::errands::push::{PIECE_BYTES, make_known, read_ahead};
 use crate::object::Object;
-use crate::policy::pushing::PushCommand;
+use crate::policy::pushing::{LEAD_S, MARK_EVERY, PushCommand, PushCounts, Pushing, Room, Whereabouts};
+use crate::policy::readahead::Readahead;
+use crate::stats::planner::PlannerFigures;
 
 /// Pieces and drops on their way at once: what fills a link of 125 MiB/s with objects of 110 KiB that take 100 ms.
 const IN_FLIGHT: usize = 128;
@@ -35,7 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What came of a command.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Came {
+enum Came {
     /// The file is in the page cache.
     Pushed(FileNo),
     /// It is not, or not all of it.
@@ -44,6 +47,93 @@ pub(super) enum Came {
     Backed(FileNo),
     /// Its pages are gone, but those that are in use.
     Dropped,
+}
+
+/// What a file takes in the page cache is a multiple of so much, roughly: the pusher counts exactly.
+const PAGE_BYTES: u64 = 4096;
+
+/// When pushes are planned, and with what.
+pub(super) struct PushTime {
+    /// Monotonic clock, ns.
+    pub now_ns: u64,
+    /// Files that may be on their way from the origin for a push.
+    pub fetches: usize,
+    /// Cached reads are seen.
+    pub sees_all: bool,
+}
+
+/// The policy of pushes, and who carries it out.
+pub(super) struct Pushes {
+    policy: Pushing,
+    line: Option<PushLine>,
+    is_pushing: bool,
+    counted: PushCounts,
+}
+
+impl Pushes {
+    /// Pushes by `line`; nothing without.
+    pub fn new(line: Option<PushLine>) -> Self {
+        Self { policy: Pushing::default(), line, is_pushing: false, counted: PushCounts::default() }
+    }
+
+    /// Whether an order is followed now.
+    pub fn is_pushing(&self) -> bool {
+        self.is_pushing
+    }
+
+    /// A file was touched.
+    pub fn touched(&mut self, touch: &Touch) {
+        self.policy.touched(touch);
+    }
+
+    /// An epoch has ended.
+    pub fn ended(&mut self, readahead: &mut Readahead, now_ns: u64) {
+        self.policy.ended(&readahead.followed_orders().collect::<Vec<_>>(), now_ns);
+    }
+
+    /// Has what comes next put into the page cache, where an order is followed. `is_at` tells where a file is.
+    pub fn plan(
+        &mut self,
+        readahead: &mut Readahead,
+        history: &History,
+        time: &PushTime,
+        is_at: &dyn Fn(FileNo) -> Whereabouts,
+    ) {
+        let Some(line) = &self.line else { return };
+        for came in line.take_came() {
+            match came {
+                Came::Pushed(file) => self.policy.pushed(file, true),
+                Came::NotPushed(file) => self.policy.pushed(file, false),
+                Came::Backed(file) => self.policy.backed(file),
+                Came::Dropped => self.policy.dropped(),
+            }
+        }
+        let &PushTime { now_ns, fetches, sees_all } = time;
+        let mut orders: Vec<_> = readahead.followed_orders().collect();
+        orders.iter_mut().for_each(|order| order.set_seen_every(if sees_all { 1 } else { MARK_EVERY }));
+        self.is_pushing = !orders.is_empty();
+        let room = Room {
+            now_ns,
+            free_bytes: line.free_bytes(),
+            budget_bytes: line.budget_bytes(),
+            page_bytes: PAGE_BYTES,
+            commands: line.room(),
+            fetches,
+            lead: history.main_job(now_ns).map_or(0, |job| (job.files_per_s(now_ns) * LEAD_S) as usize),
+            sees_all,
+        };
+        line.ask(&self.policy.plan(&mut orders, history.table(), &room, is_at));
+    }
+
+    /// Brings figures up to date.
+    pub fn tell(&mut self, figures: &PlannerFigures) {
+        let (now, before) = (self.policy.counts(), self.counted);
+        figures.pushed.add(now.pushed - before.pushed);
+        figures.push_used.add(now.used - before.used);
+        figures.push_failed.add(now.failed - before.failed);
+        figures.push_dropped.add(now.dropped - before.dropped);
+        self.counted = now;
+    }
 }
 
 /// Carries out commands for one mount.
@@ -88,22 +178,22 @@ impl PushLine {
     }
 
     /// How many commands it takes now.
-    pub fn room(&self) -> usize {
+    fn room(&self) -> usize {
         COMMANDS.saturating_sub(self.shared.outstanding.load(Relaxed))
     }
 
     /// Bytes that pushed pages may take.
-    pub fn budget_bytes(&self) -> u64 {
+    fn budget_bytes(&self) -> u64 {
         self.pusher.budget_bytes()
     }
 
     /// Bytes of the budget that nothing takes.
-    pub fn free_bytes(&self) -> u64 {
+    fn free_bytes(&self) -> u64 {
         self.pusher.budget_bytes().saturating_sub(self.pusher.held_bytes())
     }
 
     /// Takes commands, as many as there is room for.
-    pub fn ask(&self, commands: &[PushCommand]) {
+    fn ask(&self, commands: &[PushCommand]) {
         for &command in commands {
             self.shared.outstanding.fetch_add(1, Relaxed);
             if self.commands.try_send(command).is_err() {
@@ -116,7 +206,7 @@ impl PushLine {
     }
 
     /// What came of commands since it was last asked.
-    pub fn take_came(&self) -> Vec<Came> {
+    fn take_came(&self) -> Vec<Came> {
         std::mem::take(&mut self.shared.came.lock())
     }
 }
