@@ -405,7 +405,7 @@ fn trace_uses(bytes: &[u8]) -> (Vec<TraceUse>, bool) {
     let (mut uses, mut paths) = (Vec::new(), Vec::<Vec<u8>>::new());
     let Ok(mut reader) = Reader::new(bytes) else { return (uses, false) };
     loop {
-        match reader.next() {
+        match reader.next_use() {
             Ok(Some(recorded)) => {
                 if let Some((_, path)) = recorded.new {
                     assert!(path.len() <= 4096 && paths.len() == recorded.object as usize);

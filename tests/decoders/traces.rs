@@ -25,7 +25,7 @@ fn recorded(name: &str) -> Vec<Reading> {
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut reader = Reader::new(&bytes[..]).unwrap();
     let (mut readings, mut paths) = (Vec::new(), Vec::new());
-    while let Some(recorded) = reader.next().unwrap() {
+    while let Some(recorded) = reader.next_use().unwrap() {
         if let Some((_, path)) = recorded.new {
             paths.push(String::from_utf8(path.to_vec()).unwrap());
         }

@@ -104,6 +104,61 @@ fn an_epoch_that_has_ended_names_its_slowest_files_and_what_held_them_up() -> Ou
     Ok(())
 }
 
+/// What would have helped each of the first `epochs`, after one more.
+fn advice(bed: &Bed, mount: &Mount, epochs: u64) -> anyhow::Result<Vec<String>> {
+    let mut readers = bed.readers(mount)?;
+    for epoch in 1..=epochs + 1 {
+        readers.epoch(epoch)?.must_be_right(bed.files())?;
+    }
+    let mut advice = Vec::new();
+    wait_until(PATIENCE, "the ends of the epochs are noticed", || {
+        let stats = mount.stats()?;
+        let ended = stats.0["planner"]["epochs"].as_array().expect("a list");
+        advice = ended.iter().map(|epoch| epoch["advice"].as_str().unwrap_or_default().to_owned()).collect();
+        Ok(advice.len() as u64 >= epochs)
+    })?;
+    Ok(advice)
+}
+
+#[test]
+fn what_would_have_helped_an_epoch_is_what_it_was_short_of() -> Outcome {
+    needs_fuse!();
+    let shape = Shape { mean_bytes: 20 << 10, sigma: 0.3, ..Shape::of(800) };
+    let away = Weather { delay_ms: 15, ..Weather::default() };
+    let bed = Bed::new(&shape, &away)?;
+    let options: [(&Weather, &[&str], &str); 4] = [
+        (&away, &["--prefetch", "told"], "an order: "),
+        (&away, &["--prefetch", "told", "--origin-requests", "2"], "a raised --origin-requests: "),
+        (&Weather { bytes_per_s: 5 << 20, ..away.clone() }, &[], "more bandwidth: "),
+        (&Weather { fail_share: 0.2, ..away.clone() }, &[], "more bandwidth: the origin refused"),
+    ];
+    for (weather, options, short_of) in options {
+        bed.origin.set_weather(weather)?;
+        let command = bed.mount_command().options(options);
+        let _ = std::fs::remove_dir_all(&command.cache_dir);
+        let mount = command.start()?;
+        let advice = advice(&bed, &mount, 2)?;
+        assert!(advice[0].starts_with(short_of), "{options:?}: {advice:?}");
+        assert!(advice[1].starts_with("nothing: "), "all of it was stored: {advice:?}");
+        mount.unmount()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_epoch_of_a_set_that_does_not_fit_is_short_of_cache() -> Outcome {
+    needs_fuse!();
+    // 250 MiB beside a store of 192, and no page cache.
+    let shape = Shape { mean_bytes: 170 << 10, sigma: 0.3, ..Shape::of(1_500) };
+    let bed = Bed::new(&shape, &Weather { delay_ms: 15, ..Weather::default() })?;
+    let options = ["--prefetch", "told", "--io-mode", "direct_io"];
+    let mount = bed.mount_command().cache_size("192MiB").options(&options).start()?;
+    let advice = advice(&bed, &mount, 2)?;
+    assert!(advice[0].starts_with("an order: "), "all of it had to be fetched once: {advice:?}");
+    assert!(advice[1].starts_with("more cache: the store is full"), "{advice:?}");
+    Ok(())
+}
+
 #[test]
 fn the_control_socket_is_the_daemons_users_alone() -> Outcome {
     needs_fuse!();

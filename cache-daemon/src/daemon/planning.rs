@@ -31,7 +31,7 @@ use super::watching::Watching;
 use crate::access::{EpochSummary, FileNo, FileTable, History, IDLE_AFTER_NS, Job, Touch, is_split_name};
 use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
-use crate::config::{Config, PrefetchChoice};
+use crate::config::{Config, IoMode, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
 use crate::policy::pushing::Whereabouts;
 use crate::policy::readahead::{
@@ -86,7 +86,8 @@ impl Planning {
         let is_blind = config.prefetch.mode() == Mode::Off;
         planning.state.lock().mode = config.prefetch.choice.to_string();
         planning.state.lock().activity = if is_blind { Activity::Off } else { Activity::Idle }.to_string();
-        let sight = Sight::new(cache.clone(), watching, is_blind);
+        let is_direct = config.mount.io_mode == IoMode::DirectIo;
+        let sight = Sight::new(cache.clone(), watching, is_blind, is_direct);
         let prefetcher = Prefetcher::new(cache.clone());
         let limits = Limits {
             mode: config.prefetch.mode(),

@@ -57,13 +57,15 @@ pub(super) struct Sight {
     pub units: Vec<UnitRead>,
     /// The job of each process that reads.
     jobs: HashMap<u32, u32>,
+    /// Every read is a request: `--io-mode direct_io`.
+    is_direct: bool,
     /// The probes see every reading, so that requests are needed only within large objects.
-    sees_all: bool,
+    by_probes: bool,
 }
 
 impl Sight {
-    /// Sees what `watching` does and what `cache` is asked; nothing, if `is_blind`.
-    pub fn new(cache: Arc<Cache>, watching: &Watching, is_blind: bool) -> Self {
+    /// Sees what `watching` does and what `cache` is asked; nothing, if `is_blind`. `is_direct`: every read is a request.
+    pub fn new(cache: Arc<Cache>, watching: &Watching, is_blind: bool, is_direct: bool) -> Self {
         Self {
             cache,
             probes: watching.probes().cloned(),
@@ -71,7 +73,8 @@ impl Sight {
             events: (!is_blind).then(|| watching.trace()),
             units: Vec::new(),
             jobs: HashMap::new(),
-            sees_all: false,
+            is_direct,
+            by_probes: false,
         }
     }
 
@@ -80,8 +83,13 @@ impl Sight {
         if self.is_blind {
             return Vec::new();
         }
-        self.sees_all = self.probes.as_ref().is_some_and(|probes| probes.report().tier != Tier::C);
-        self.cache.requests().set(if self.sees_all { Noted::Large } else { Noted::All });
+        self.by_probes = match self.probes.as_ref().map(|probes| probes.report().tier) {
+            Some(Tier::A) => true,
+            // It sees what is taken from the page cache, and so nothing of direct I/O (docs/probes.md).
+            Some(Tier::B) => !self.is_direct,
+            Some(Tier::C) | None => false,
+        };
+        self.cache.requests().set(if self.by_probes { Noted::Large } else { Noted::All });
         let mut touches = Vec::new();
         while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
             let group = self.job(event.tgid);
@@ -89,7 +97,7 @@ impl Sight {
         }
         while let Some(asked) = self.cache.requests().take() {
             self.units.extend(unit_read(&asked));
-            if !self.sees_all {
+            if !self.by_probes {
                 touches.extend(requested(&asked, now_ns));
             }
         }
@@ -104,9 +112,9 @@ impl Sight {
         *self.jobs.entry(tgid).or_insert_with(|| topmost(tgid))
     }
 
-    /// Whether readings are seen that send no request.
+    /// Whether no reading goes unseen.
     pub fn sees_all(&self) -> bool {
-        self.sees_all
+        self.by_probes || self.is_direct
     }
 
     /// Requests that there was no room for.
@@ -116,7 +124,7 @@ impl Sight {
 
     /// `probes` or `requests`.
     pub fn source(&self) -> &'static str {
-        if self.sees_all { "probes" } else { "requests" }
+        if self.by_probes { "probes" } else { "requests" }
     }
 }
 

@@ -76,7 +76,7 @@ impl Recording {
             next_uses: OnceLock::new(),
         };
         let mut readers = std::collections::HashSet::new();
-        while let Some(recorded) = reader.next()? {
+        while let Some(recorded) = reader.next_use()? {
             recording.uses += 1;
             readers.insert(recorded.reader);
             if let Some((size_bytes, _)) = recorded.new {
@@ -130,7 +130,7 @@ impl Trace for Recording {
         let next_uses = self.next_uses.get().filter(|_| future);
         let mut reader = Reader::new(BufReader::new(File::open(&self.path)?))?;
         let mut position = 0;
-        while let Some(recorded) = reader.next()? {
+        while let Some(recorded) = reader.next_use()? {
             let size = self.sizes.get(recorded.object as usize);
             let size_bytes = *size.ok_or(TraceError::Damaged("the file has changed while it was read"))?;
             let next_use = match next_uses.map(|next| next.get(position as usize)) {

@@ -54,7 +54,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// If the input cannot be read or is damaged.
-    pub fn next(&mut self) -> Result<Option<Recorded<'_>>, TraceError> {
+    pub fn next_use(&mut self) -> Result<Option<Recorded<'_>>, TraceError> {
         if self.at == self.block.len() && !self.next_block()? {
             return Ok(None);
         }

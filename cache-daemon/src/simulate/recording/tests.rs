@@ -59,7 +59,7 @@ fn read(bytes: &[u8]) -> (Vec<Read>, Result<bool, TraceError>) {
         Err(error) => return (uses, Err(error)),
     };
     loop {
-        match reader.next() {
+        match reader.next_use() {
             Ok(None) => return (uses, Ok(reader.was_cut_off())),
             Err(error) => return (uses, Err(error)),
             Ok(Some(recorded)) => {
