@@ -140,7 +140,8 @@ fn trace_tells_what_came_from_the_origin_and_what_was_forgotten_with_or_without_
         assert!(count("miss") + count("ahead") >= files, "{out}");
         assert_eq!(count("evict"), files, "{dropped:?} {out}");
         assert!(out.lines().next().is_some_and(|header| header.ends_with("FILE")), "{out}");
-        assert!(out.contains(" evict; 0 lost") && out.contains("origin: p50"), "{out}");
+        assert!(out.contains(&format!(" {files} evict")) && out.contains("; 0 lost"), "{out}");
+        assert!(out.contains("origin: p50"), "{out}");
         assert_eq!(err.contains("not seen: --probes off"), probes == "off", "{err}");
         let is_seen = probes == "auto" && !err.contains("not seen");
         assert_eq!(count("begin+end") + count("begin") >= files, is_seen, "{out}");
