@@ -2,7 +2,8 @@
 //!
 //! One thread carries the control line: it takes touches from the probes (or, where there are none, from the
 //! requests), feeds the history, asks the policy, and hands its commands to the cache. Nobody waits for it. While
-//! something is fetched ahead it plans fifty times a second, twenty times while somebody reads, else five times.
+//! something is fetched ahead it plans fifty times a second, a hundred times while it pushes, twenty times while somebody
+//! reads, else five times.
 //!
 //! The table of files, 16 bytes each, is made when somebody reads for the first time, and again when the data set changed.
 
@@ -43,6 +44,9 @@ use crate::stats::planner::{PlannerFigures, PlannerState};
 /// How often it looks for readers, and how often when somebody has read since it last did.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_millis(50);
+
+/// How often while it pushes ahead of readers.
+const PUSH_EVERY: Duration = Duration::from_millis(10);
 
 /// How often the table of files is made again at most: a second for ten million.
 const REFILE_EVERY: Duration = Duration::from_secs(10);
@@ -211,7 +215,7 @@ impl Planner {
         while !stop.load(Relaxed) {
             let activity = self.turn(state);
             std::thread::sleep(match activity {
-                _ if self.pushes.is_pushing() && self.saw_readers => Duration::from_secs_f64(PLAN_EVERY_S),
+                _ if self.pushes.is_pushing() && self.saw_readers => PUSH_EVERY,
                 Activity::Fetching => Duration::from_secs_f64(PLAN_EVERY_S),
                 _ if self.saw_readers => WATCH_EVERY,
                 _ => LOOK_EVERY,
@@ -234,10 +238,8 @@ impl Planner {
         let Some(mut history) = self.history.take() else { return Activity::Idle };
         self.follow(told, now_ns);
         self.warm.pass(&mut self.readahead, history.table(), now_ns);
-        self.learn(&mut history, &touches);
-        let ended = history.take_ended();
-        ended.iter().for_each(|summary| self.ended(&history, summary, now_ns, state));
-        self.follow_due(!ended.is_empty(), now_ns);
+        let has_ended = self.learn(&mut history, &touches, now_ns, state);
+        self.follow_due(has_ended, now_ns);
         self.recalling.settle(&history, self.cache.catalog(), now_ns);
         let activity = self.plan(&history, now_ns);
         self.history = Some(history);
@@ -252,15 +254,29 @@ impl Planner {
         told.into_iter().for_each(|order| self.readahead.told(order, now_ns));
     }
 
-    fn learn(&mut self, history: &mut History, touches: &[Touch]) {
+    /// Takes what was touched; whether an epoch has ended.
+    fn learn(
+        &mut self,
+        history: &mut History,
+        touches: &[Touch],
+        now_ns: u64,
+        state: &Mutex<PlannerState>,
+    ) -> bool {
         self.figures.touches.add(touches.len() as u64);
         self.sight.units.drain(..).for_each(|read| self.readahead.unit_read(&read));
+        let mut has_ended = false;
         for touch in touches {
             history.touch(touch);
+            // At once: what follows is read in another order.
+            for summary in history.take_ended() {
+                has_ended = true;
+                self.ended(history, &summary, now_ns, state);
+            }
             self.readahead.touched(history, touch);
             self.recalling.touched(history, touch);
             self.pushes.touched(touch);
         }
+        has_ended
     }
 
     fn ended(&mut self, history: &History, summary: &EpochSummary, now_ns: u64, state: &Mutex<PlannerState>) {

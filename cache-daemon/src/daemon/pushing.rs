@@ -23,15 +23,15 @@ use crate::access::{FileNo, History, Touch};
 use crate::cache::Cache;
 use crate::errands::push::{PIECE_BYTES, make_known, read_ahead};
 use crate::object::Object;
-use crate::policy::pushing::{LEAD_S, MARK_EVERY, PushCommand, PushCounts, Pushing, Room, Whereabouts};
+use crate::policy::pushing::{MARK_EVERY, PushCommand, PushCounts, Pushing, Room, Whereabouts};
 use crate::policy::readahead::Readahead;
 use crate::stats::planner::PlannerFigures;
 
 /// Pieces and drops on their way at once: what fills a link of 125 MiB/s with objects of 110 KiB that take 100 ms.
 const IN_FLIGHT: usize = 128;
 
-/// Commands that wait or are on their way.
-const COMMANDS: usize = 1_024;
+/// Commands that wait or are on their way: what waits behind more of them comes too late.
+const COMMANDS: usize = 512;
 
 /// The longest between two looks at whether it is to stop.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -119,7 +119,7 @@ impl Pushes {
             page_bytes: PAGE_BYTES,
             commands: line.room(),
             fetches,
-            lead: history.main_job(now_ns).map_or(0, |job| (job.files_per_s(now_ns) * LEAD_S) as usize),
+            files_per_s: history.main_job(now_ns).map_or(0.0, |job| job.files_per_s(now_ns)),
             sees_all,
         };
         line.ask(&self.policy.plan(&mut orders, history.table(), &room, is_at));

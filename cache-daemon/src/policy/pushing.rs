@@ -16,12 +16,13 @@ use super::readahead::Order;
 use crate::access::{FileNo, FileTable, Touch};
 
 /// What readers take in so many seconds right ahead of them, and so many files at least, is left to them: a push would come
-/// too late.
-pub const LEAD_S: f64 = 0.1;
+/// too late. It is more where pushes do come too late, for they wait for each other.
+const LEAD_S: f64 = 0.05;
+const LEAD_S_MAX: f64 = 1.0;
 const LEAD_MIN: usize = 16;
 
 /// Files that a reader has left alone for so long are not read any more: PIL reads 4 KiB first, and then the rest.
-const QUIET_NS: u64 = 30_000_000;
+const QUIET_NS: u64 = 20_000_000;
 
 /// Where cached reads are not seen, one file in so many is not pushed, so that its request marks the progress.
 pub const MARK_EVERY: usize = 16;
@@ -64,8 +65,8 @@ pub struct Room {
     pub commands: usize,
     /// Files that may be on their way from the origin for a push.
     pub fetches: usize,
-    /// Files that the readers take in [`LEAD_S`].
-    pub lead: usize,
+    /// Files a second that the readers take.
+    pub files_per_s: f64,
     /// Cached reads are seen.
     pub sees_all: bool,
 }
@@ -96,7 +97,7 @@ enum State {
 }
 
 /// Decides what is pushed and dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pushing {
     held: HashMap<FileNo, State>,
     /// In the order in which their ends were reached.
@@ -107,7 +108,30 @@ pub struct Pushing {
     coming_bytes: u64,
     /// Some of the orders' files have to come from there.
     has_fetched: bool,
+    lead_s: f64,
+    /// Bytes of a file, on the average of late.
+    file_bytes: f64,
+    /// Pushes since the last plan, and those of them that came after their reader.
+    came: u32,
+    late: u32,
     counts: PushCounts,
+}
+
+impl Default for Pushing {
+    fn default() -> Self {
+        Self {
+            held: HashMap::new(),
+            read: VecDeque::new(),
+            fetches: 0,
+            coming_bytes: 0,
+            has_fetched: false,
+            lead_s: LEAD_S,
+            file_bytes: 0.0,
+            came: 0,
+            late: 0,
+            counts: PushCounts::default(),
+        }
+    }
 }
 
 impl Pushing {
@@ -134,8 +158,10 @@ impl Pushing {
         self.came(file);
         if is_there {
             self.counts.pushed += 1;
-            if let Some(state @ State::Coming { .. }) = self.held.get_mut(&file) {
-                *state = State::Unread;
+            self.came += 1;
+            match self.held.get_mut(&file) {
+                Some(state @ State::Coming { .. }) => *state = State::Unread,
+                _ => self.late += 1,
             }
         } else {
             self.counts.failed += 1;
@@ -188,6 +214,11 @@ impl Pushing {
         if !room.sees_all {
             orders.iter().for_each(|order| self.pass_by(order, room.now_ns));
         }
+        self.adapt_lead();
+        if self.has_fetched {
+            // The budget is what limits how far ahead files can be fetched.
+            self.make_room(room, &mut commands);
+        }
         let (mut turn, mut tired) = (0, 0);
         while tired < orders.len() && commands.len() < most {
             let order = &mut *orders[turn % orders.len()];
@@ -217,16 +248,29 @@ impl Pushing {
             self.fetches += usize::from(is_fetch);
             self.has_fetched |= is_fetch;
             self.coming_bytes += bytes;
+            self.file_bytes += (bytes as f64 - self.file_bytes) / 64.0;
             self.held.insert(file, State::Coming { is_fetch, bytes });
             commands.push(PushCommand::Push(file));
         }
         commands
     }
 
+    fn adapt_lead(&mut self) {
+        let (came, late) = (std::mem::take(&mut self.came), std::mem::take(&mut self.late));
+        if late * 4 > came {
+            self.lead_s = (self.lead_s * 1.25).min(LEAD_S_MAX);
+        } else if came > 0 && late * 20 < came {
+            self.lead_s = (self.lead_s * 0.98).max(LEAD_S);
+        }
+    }
+
     /// The next file of `order` that is not held, and its bytes in whole pages.
     fn next_of(&self, order: &mut Order, table: &FileTable, room: &Room) -> Option<(FileNo, u64)> {
+        // What lies far ahead takes room for long: a quarter of the budget at most.
+        let lead_max = room.budget_bytes as f64 / 4.0 / self.file_bytes.max(1.0);
+        let lead = ((room.files_per_s * self.lead_s).min(lead_max) as usize).max(LEAD_MIN);
         loop {
-            let (place, file) = order.next_push(room.lead.max(LEAD_MIN))?;
+            let (place, file) = order.next_push(lead)?;
             let is_mark = !room.sees_all && place % MARK_EVERY == 0;
             let Some(rank) = table.rank(file) else { continue };
             if !is_mark && !self.held.contains_key(&file) {
@@ -322,7 +366,7 @@ mod tests {
                 page_bytes: 4096,
                 commands: 512,
                 fetches: 40,
-                lead: 0,
+                files_per_s: 1_000.0,
                 budget_bytes: self.budget_bytes,
                 sees_all: self.sees_all,
             };
@@ -413,7 +457,7 @@ mod tests {
             page_bytes: 4096,
             commands: 500,
             fetches: 3,
-            lead: 0,
+            files_per_s: 0.0,
             budget_bytes: 1 << 30,
             sees_all: true,
         };
@@ -427,6 +471,46 @@ mod tests {
         let more = rig.pushing.plan(&mut [&mut rig.order], &rig.table, &room, &|_| Whereabouts::Origin);
         assert_eq!(more.len(), 1);
     }
+
+    #[test]
+    fn pushes_that_come_too_late_are_begun_farther_ahead() {
+        let set = Set { files: 20_000, ..Set::default() };
+        let mut rig = Rig::new(&set, 10_000, true);
+        let touches = shuffled(&set, 1, 0);
+        let room =
+            Room { files_per_s: 5_000.0, commands: 100, free_bytes: 1 << 40, budget_bytes: 1 << 40, ..ROOM };
+        let mut waiting: VecDeque<Vec<PushCommand>> = VecDeque::new();
+        let mut hits = 0;
+        for (turn, touches) in touches.chunks(100).enumerate() {
+            for touch in touches {
+                hits += usize::from(rig.cached.contains(&touch.file) && turn >= 100);
+                rig.order.reading(touch.file, touch.reader);
+                rig.pushing.touched(touch);
+            }
+            // What is asked for now is there ten turns later, a fifth of a second.
+            let here = |_: FileNo| Whereabouts::Here;
+            waiting.push_back(rig.pushing.plan(&mut [&mut rig.order], &rig.table, &room, &here));
+            if waiting.len() > 10 {
+                for command in waiting.pop_front().into_iter().flatten() {
+                    let PushCommand::Push(file) = command else { panic!("there is room") };
+                    rig.cached.insert(file);
+                    rig.pushing.pushed(file, true);
+                }
+            }
+        }
+        assert!(hits > 9_000, "{hits} of the last 10 000");
+    }
+
+    const ROOM: Room = Room {
+        now_ns: 0,
+        free_bytes: 0,
+        budget_bytes: 0,
+        page_bytes: 4096,
+        commands: 512,
+        fetches: 40,
+        files_per_s: 0.0,
+        sees_all: true,
+    };
 
     #[test]
     fn nothing_is_pushed_before_the_order_is_proven_and_nothing_unread_is_dropped() {

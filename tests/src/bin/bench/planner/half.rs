@@ -26,7 +26,7 @@ struct Cost {
 /// Both cases.
 pub fn run(bed: &Bed, effort: Effort, results: &mut Results) -> anyhow::Result<()> {
     bed.origin.set_weather(&away(20))?;
-    let last = effort.pick(5, 2) as u64;
+    let last = effort.pick(4, 2) as u64;
     for (case, is_told) in [("half_no_order", false), ("half_told", true)] {
         let half = Half::new(bed, is_told)?;
         let costs = (2..=last).map(|epoch| half.epoch(epoch)).collect::<anyhow::Result<Vec<_>>>()?;

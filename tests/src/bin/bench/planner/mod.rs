@@ -30,7 +30,7 @@ pub fn run(effort: Effort, cases: &[String], results: &mut Results) -> anyhow::R
         cold::run(&bed(effort, 23_000)?, effort, results)?;
     }
     if is_wanted("half") || is_wanted("full") {
-        let bed = bed(effort, 8_000)?;
+        let bed = bed(effort, 23_000)?;
         if is_wanted("half") {
             half::run(&bed, effort, results)?;
         }
