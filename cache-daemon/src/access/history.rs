@@ -78,6 +78,11 @@ impl History {
         &self.jobs
     }
 
+    /// The job of `group` in `part`, if it is remembered.
+    pub fn job(&self, group: u32, part: u32) -> Option<&Job> {
+        self.jobs.iter().find(|job| (job.group(), job.part()) == (group, part))
+    }
+
     /// The job that read last, of those that have read the most of late: what to show a user.
     pub fn main_job(&self, now_ns: u64) -> Option<&Job> {
         self.jobs.iter().max_by_key(|job| {

@@ -169,7 +169,7 @@ impl Recall {
         else {
             return;
         };
-        let job = history.jobs().iter().find(|job| (job.group(), job.part()) == (group, part));
+        let job = history.job(group, part);
         let is_next = |file| job.is_some_and(|job| job.has_read(file));
         let readings = std::mem::take(&mut self.watches[place].readings);
         let (order, again) = split(&readings);
@@ -197,8 +197,7 @@ impl Recall {
             }
             self.watches[place].settled = len;
             let watch = &self.watches[place];
-            let (group, part) = (watch.group, watch.part);
-            let job = history.jobs().iter().find(|job| (job.group(), job.part()) == (group, part));
+            let job = history.job(watch.group, watch.part);
             let (order, again) = split(&watch.readings);
             let is_new = watch.kept.as_ref().is_none_or(|kept| kept.len() < order.len());
             let is_shuffled = job.is_some_and(|job| job.workload() == Workload::Epochs);

@@ -27,9 +27,6 @@ const QUIET_NS: u64 = 20_000_000;
 /// Where cached reads are not seen, one file in so many is not pushed, so that its request marks the progress.
 pub const MARK_EVERY: usize = 16;
 
-/// Commands at once, at most: as much as is done between two plans.
-const COMMANDS_MAX: usize = 1_024;
-
 /// What is to be done to the page cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PushCommand {
@@ -209,7 +206,6 @@ impl Pushing {
         is_at: &dyn Fn(FileNo) -> Whereabouts,
     ) -> Vec<PushCommand> {
         let mut commands = Vec::new();
-        let most = room.commands.min(COMMANDS_MAX);
         let mut free_bytes = room.free_bytes.saturating_sub(self.coming_bytes);
         if !room.sees_all {
             orders.iter().for_each(|order| self.pass_by(order, room.now_ns));
@@ -220,7 +216,7 @@ impl Pushing {
             self.make_room(room, &mut commands);
         }
         let (mut turn, mut tired) = (0, 0);
-        while tired < orders.len() && commands.len() < most {
+        while tired < orders.len() && commands.len() < room.commands {
             let order = &mut *orders[turn % orders.len()];
             turn += 1;
             let Some((file, bytes)) = self.next_of(order, table, room) else {
@@ -312,11 +308,6 @@ impl Pushing {
     pub fn counts(&self) -> PushCounts {
         self.counts
     }
-
-    /// Files that were pushed, or are on their way, and not read.
-    pub fn unread(&self) -> u64 {
-        (self.held.len() - self.read.len().min(self.held.len())) as u64
-    }
 }
 
 #[cfg(test)]
@@ -346,16 +337,21 @@ mod tests {
     impl Rig {
         fn new(set: &Set, budget_files: u64, sees_all: bool) -> Self {
             let files = shuffled(set, 1, 0).into_iter().map(|touch| touch.file);
-            let stride = if sees_all { 1 } else { MARK_EVERY };
+            let mut order = Order::new(Purpose::Told, files);
+            order.set_seen_every(if sees_all { 1 } else { MARK_EVERY });
             Self {
                 pushing: Pushing::default(),
-                order: Order::new(Purpose::Told, files).seen_every(stride),
+                order,
                 table: set.table(),
                 cached: HashSet::new(),
                 budget_bytes: budget_files * FILE_BYTES,
                 sees_all,
                 absent_every: u32::MAX,
             }
+        }
+
+        fn unread(&self) -> usize {
+            self.pushing.held.values().filter(|state| !matches!(state, State::Read(_))).count()
         }
 
         fn plan(&mut self, now_ns: u64) {
@@ -523,8 +519,8 @@ mod tests {
         rig.plan(10 * QUIET_NS);
         assert_eq!((rig.cached.len(), rig.pushing.counts().dropped), (100, 0));
         rig.pushing.ended(&[&mut rig.order], 10 * QUIET_NS);
-        assert_eq!(rig.pushing.unread(), 100);
+        assert_eq!(rig.unread(), 100);
         rig.pushing.ended(&[], 10 * QUIET_NS);
-        assert_eq!(rig.pushing.unread(), 0);
+        assert_eq!(rig.unread(), 0);
     }
 }

@@ -292,9 +292,7 @@ impl Readahead {
 
     /// An epoch has ended: what was fetched ahead for it and not read was wasted, and its order is over.
     pub fn ended(&mut self, history: &History, summary: &EpochSummary) {
-        let job =
-            history.jobs().iter().find(|job| (job.group(), job.part()) == (summary.group, summary.part));
-        if let Some(job) = job {
+        if let Some(job) = history.job(summary.group, summary.part) {
             self.ledger.ended(history.table(), job);
         }
         // One that was told for the next epoch may be proven before the end of this one is noticed.

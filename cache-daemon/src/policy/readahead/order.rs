@@ -138,12 +138,6 @@ impl Order {
         self
     }
 
-    /// The same files, of whose readings one in `every` is seen.
-    pub fn seen_every(mut self, every: usize) -> Self {
-        self.set_seen_every(every);
-        self
-    }
-
     /// From now on one reading in `every` is seen.
     pub fn set_seen_every(&mut self, every: usize) {
         self.seen_every = every;
