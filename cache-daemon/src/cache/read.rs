@@ -13,7 +13,7 @@ use super::parts::{Sink, gathered, whole};
 use super::slowest::Why;
 use super::{Cache, UNIT_CHUNKS, UnitKey, WantedBy};
 use crate::object::{CHUNK_BYTES, ExtentKey, Object};
-use crate::store::Miss;
+use crate::store::{Miss, ReadDone, Store};
 
 /// A range within one chunk of an object.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,14 +82,15 @@ impl Cache {
 
     fn read_part(self: &Arc<Self>, part: Part) {
         if self.store.contains(&part.key()).is_some() {
-            self.read_stored(part);
+            let read = if part.is_readers() { Store::read_here } else { Store::read };
+            self.read_stored(part, read);
         } else {
             self.read_absent(part);
         }
     }
 
-    /// The index has the chunk: reads it from the store, and fetches it if the store cannot give it.
-    fn read_stored(self: &Arc<Self>, part: Part) {
+    /// The index has the chunk: has it read from the store, and fetches it if the store cannot give it.
+    fn read_stored(self: &Arc<Self>, part: Part, read: fn(&Store, ExtentKey, Range<u32>, ReadDone)) {
         let (key, range) = (part.key(), part.range.range.clone());
         let (cache, started, is_readers) = (self.clone(), Instant::now(), part.is_readers());
         let done = move |result: Result<&[u8], Miss>| match result {
@@ -111,7 +112,7 @@ impl Cache {
                 cache.board(part, || false);
             }
         };
-        self.store.read(key, range, Box::new(done));
+        read(&self.store, key, range, Box::new(done));
     }
 
     /// The index has not the chunk: joins the flight of its unit, or begins it.
@@ -138,7 +139,7 @@ impl Cache {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
-            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(Part { sink, ..part }),
+            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(Part { sink, ..part }, Store::read),
         }
     }
 

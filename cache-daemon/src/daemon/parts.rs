@@ -147,6 +147,8 @@ fn store_config(config: &Config) -> StoreConfig {
         sqpoll: options.sqpoll,
         iopoll: options.iopoll,
         queue: config.limits.store_appends_max,
+        // One serving thread is always free to take the next request.
+        desks: config.limits.fuse_threads.saturating_sub(1),
         engine: match options.engine {
             EngineChoice::Auto => EngineKind::Auto,
             EngineChoice::IoUring => EngineKind::Uring,

@@ -25,11 +25,13 @@ pub struct EngineOptions {
     pub sqpoll: bool,
     /// Completions are polled for; every file must sit on a queue that polls (`queue/io_poll` is 1).
     pub iopoll: bool,
+    /// The engine goes from thread to thread: whoever submits waits for it, and then another may.
+    pub passed_on: bool,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { depth: 64, sqpoll: false, iopoll: false }
+        Self { depth: 64, sqpoll: false, iopoll: false, passed_on: false }
     }
 }
 

@@ -47,6 +47,9 @@ pub struct StoreConfig {
     pub read_threads: usize,
     /// Device reads in flight for each of them; each costs a buffer of 1 MiB.
     pub read_depth: usize,
+    /// Threads that may wait for their own reads, see [`super::Store::read_here`]; each costs a ring and two buffers of 512 KiB
+    /// a volume.
+    pub desks: usize,
     /// Until a read counts as failed.
     pub read_deadline: Duration,
     /// Reads and appends that wait in front of a thread.
@@ -82,6 +85,7 @@ impl StoreConfig {
             iopoll: false,
             read_threads: 2,
             read_depth: 16,
+            desks: 0,
             read_deadline: Duration::from_secs(3),
             queue: 1024,
             queue_bytes: 64 << 20,
@@ -96,7 +100,7 @@ impl StoreConfig {
 
     /// How an engine of `depth` is set up: with polling for completions only if it takes nothing but reads.
     pub(super) fn engine_options(&self, depth: usize, only_reads: bool) -> EngineOptions {
-        EngineOptions { depth, sqpoll: self.sqpoll, iopoll: self.iopoll && only_reads }
+        EngineOptions { depth, sqpoll: self.sqpoll, iopoll: self.iopoll && only_reads, passed_on: false }
     }
 
     pub(super) fn check(&self) -> Result<(), StoreError> {

@@ -22,6 +22,7 @@ pub mod allocator;
 mod answer;
 mod checkpoint;
 pub mod config;
+mod desks;
 pub mod error;
 pub mod files;
 #[cfg(test)]
@@ -66,6 +67,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
 use self::answer::{AppendAnswer, ReadAnswer};
+use self::desks::{Desks, Permits};
 pub use self::config::{Clock, StoreConfig};
 pub use self::error::StoreError;
 use self::files::Files;
@@ -121,6 +123,7 @@ struct Shared {
     lost: Mutex<Vec<LostPlace>>,
     residents: Arc<Residents>,
     files: Files,
+    permits: Permits,
     figures: Arc<StoreFigures>,
     clock: Clock,
     limit_bytes: u64,
@@ -139,6 +142,7 @@ struct Handle {
     writer: Sender<writer::Request>,
     writer_waker: Waker,
     readers: Vec<(Sender<reader::Request>, Waker)>,
+    desks: Desks,
     next_reader: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -173,7 +177,15 @@ impl Store {
     /// Reads `range` of the extent's data. `done` is called once: on a reader thread with the bytes, which
     /// are gone when it returns, or, on any thread, with the reason why there are none.
     pub fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadDone) {
-        self.shared.read(key, range, ReadAnswer::to(done), Purpose::Demand);
+        self.shared.read(key, range, ReadAnswer::to(done), Purpose::Demand, Handle::ask);
+    }
+
+    /// As [`Store::read`], but where a desk is free this thread reads and waits itself, which spares waking another: the answer
+    /// is then given before this returns.
+    pub fn read_here(&self, key: ExtentKey, range: Range<u32>, done: ReadDone) {
+        self.shared.read(key, range, ReadAnswer::to(done), Purpose::Demand, |handle, request| {
+            handle.desks.read(request).map_or(Ok(()), |request| handle.ask(request))
+        });
     }
 
     /// Stores a chunk of an object of `object_bytes`: as an extent, or in the file of the object if that is
@@ -277,7 +289,15 @@ fn keep(shared: &Shared, interval: Duration, stopped: &Receiver<()>) {
 }
 
 impl Shared {
-    fn read(&self, key: ExtentKey, range: Range<u32>, done: ReadAnswer, purpose: Purpose) {
+    /// Reads what is in extents by `ask`.
+    fn read(
+        &self,
+        key: ExtentKey,
+        range: Range<u32>,
+        done: ReadAnswer,
+        purpose: Purpose,
+        ask: impl FnOnce(&Handle, reader::Request) -> Result<(), TrySendError<reader::Request>>,
+    ) {
         if purpose == Purpose::Demand {
             self.figures.reads.increment();
         }
@@ -299,7 +319,7 @@ impl Shared {
         let pin = self.residents.pin(&addr).filter(|_| !range.is_empty() && range.end <= addr.len);
         let Some(pin) = pin else { return miss(done, Miss::Absent) };
         let request = reader::Request { key, addr, range, pin, asked: (self.clock)(), done, purpose };
-        if let Err(refused) = handle.ask(request) {
+        if let Err(refused) = ask(handle, request) {
             let (request, why) = match refused {
                 TrySendError::Full(request) => (request, Miss::Busy),
                 TrySendError::Disconnected(request) => (request, Miss::Failed),
@@ -415,6 +435,7 @@ impl Shared {
         for handle in self.volumes.iter() {
             handle.volume.close();
             handle.readers.iter().for_each(|(_, waker)| waker.wake());
+            handle.desks.close();
         }
         for thread in self.volumes.iter().flat_map(|handle| std::mem::take(&mut *handle.threads.lock())) {
             if thread.join().is_err() {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::checkpoint::{self, Checkpoint};
 use super::config::StoreConfig;
+use super::desks::Permits;
 use super::error::StoreError;
 use super::files::{Files, Opened};
 use super::known;
@@ -105,6 +106,7 @@ pub(super) fn open(
         files: Files::start(&config, &figures)
             .map_err(|error| StoreError::io(&config.places[0], "start threads for", error))?,
         uuid: store,
+        permits: Permits::new(config.desks),
         volumes: Roster::new(config.places.len()),
         lost: Mutex::new(lost_places),
         residents,
@@ -149,7 +151,7 @@ pub(super) fn join(
         return Err(StoreError::io(planned.medium.place(), "use", std::io::ErrorKind::Interrupted.into()));
     }
     let place = planned.medium.place().clone();
-    let (handle, report) = start(config, planned, volume, settled)?;
+    let (handle, report) = start(config, planned, (volume, settled), &shared.permits)?;
     // First: what is in files is found in the files only.
     let added = shared.files.add(config, &handle, Opened { inspection, lent });
     added.map_err(|error| StoreError::io(&place, "start threads for", error))?;

@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, bounded};
 
 use super::answer::{AppendAnswer, ReadAnswer};
 use super::reader::Purpose;
-use super::{Appended, Helper, Miss, Rejection, Shared, Store};
+use super::{Appended, Handle, Helper, Miss, Rejection, Shared, Store};
 use crate::object::{CHUNK_BYTES, ExtentKey, Fingerprint};
 
 /// A quarter of what verifying may read: this reads and writes.
@@ -96,7 +96,7 @@ impl Shared {
         let len = self.residents.get(&key).ok_or(Miss::Absent)?.len;
         let (done, answer) = bounded(1);
         let done = move |bytes: Result<&[u8], Miss>| _ = done.send(bytes.map(Bytes::copy_from_slice));
-        self.read(key, 0..len, ReadAnswer::to(Box::new(done)), Purpose::Scrub);
+        self.read(key, 0..len, ReadAnswer::to(Box::new(done)), Purpose::Scrub, Handle::ask);
         answer.recv_timeout(PATIENCE).unwrap_or(Err(Miss::Failed))
     }
 }

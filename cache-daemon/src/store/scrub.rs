@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::answer::ReadAnswer;
 use super::reader::Purpose;
-use super::{Miss, Shared, Store};
+use super::{Handle, Miss, Shared, Store};
 use crate::object::ExtentKey;
 
 /// Reads in flight: enough for a device to work in parallel, few enough for readers to get in between.
@@ -102,7 +102,7 @@ impl Scrub<'_> {
             let _ = answer.send((key, len, bytes.map(drop)));
         }));
         self.in_flight += 1;
-        self.shared.read(key, 0..len, done, Purpose::Scrub);
+        self.shared.read(key, 0..len, done, Purpose::Scrub, Handle::ask);
     }
 
     /// Waits until at most `left` reads are in flight.

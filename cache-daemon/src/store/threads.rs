@@ -8,6 +8,7 @@ use crossbeam::channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use super::config::{Clock, StoreConfig};
+use super::desks::{self, Desks, Permits};
 use super::error::StoreError;
 use super::medium::Medium;
 use super::plan::Planned;
@@ -17,7 +18,7 @@ use super::superblock::Superblock;
 use super::volume::Volume;
 use super::writer::{self, Writer};
 use super::{Handle, VolumeReport};
-use crate::io::{BufferPool, Engine, EngineReport, FileSlot, Waker, engine};
+use crate::io::{BufferPool, Engine, EngineOptions, EngineReport, FileSlot, Waker, engine};
 
 /// An engine with the volume's file, and buffers for it.
 pub(super) fn disk(
@@ -27,9 +28,17 @@ pub(super) fn disk(
     pool: &BufferPool,
     only_reads: bool,
 ) -> Result<(Box<dyn Engine>, FileSlot, EngineReport), StoreError> {
+    disk_with(config, medium, &config.engine_options(depth, only_reads), pool)
+}
+
+fn disk_with(
+    config: &StoreConfig,
+    medium: &Medium,
+    options: &EngineOptions,
+    pool: &BufferPool,
+) -> Result<(Box<dyn Engine>, FileSlot, EngineReport), StoreError> {
     let fail = |error| StoreError::io(medium.place(), "start an I/O engine for", error);
-    let options = config.engine_options(depth, only_reads);
-    let (mut engine, report) = engine(config.engine, pool, &options).map_err(fail)?;
+    let (mut engine, report) = engine(config.engine, pool, options).map_err(fail)?;
     let slot = engine.register(medium.file().clone()).map_err(fail)?;
     Ok((engine, slot, report))
 }
@@ -38,8 +47,8 @@ pub(super) fn disk(
 pub(super) fn start(
     config: &StoreConfig,
     planned: Planned,
-    volume: Arc<Volume>,
-    settled: Settled,
+    (volume, settled): (Arc<Volume>, Settled),
+    permits: &Permits,
 ) -> Result<(Handle, VolumeReport), StoreError> {
     let Planned { medium, found, superblock, .. } = planned;
     let Settled { allocator, tail, given_up, .. } = settled;
@@ -52,6 +61,7 @@ pub(super) fn start(
         readers.push((sender, waker));
         threads.push(thread);
     }
+    let desks = desks(config, &medium, &volume, engine.name, permits)?;
     let report = VolumeReport {
         place: volume.name.clone(),
         number: volume.number,
@@ -68,6 +78,7 @@ pub(super) fn start(
         writer,
         writer_waker,
         readers,
+        desks,
         next_reader: AtomicUsize::new(0),
         threads: Mutex::new(threads),
     };
@@ -110,6 +121,25 @@ fn start_reader(
     let run = move |clock: &Clock| reader.run(clock);
     let thread = spawn(config, medium, format!("store-r{}.{number}", volume.number), run)?;
     Ok((sender, waker, thread))
+}
+
+/// Desks: only of rings that wait in the kernel, for psync's threads would be woken all the same.
+fn desks(
+    config: &StoreConfig,
+    medium: &Medium,
+    volume: &Arc<Volume>,
+    engine_name: &str,
+    permits: &Permits,
+) -> Result<Desks, StoreError> {
+    let count = if engine_name != "io_uring" || config.sqpoll || config.iopoll { 0 } else { config.desks };
+    let options = EngineOptions { passed_on: true, ..config.engine_options(desks::DEPTH, true) };
+    let readers = (0..count).map(|_| {
+        let pool = pool(medium, desks::DEPTH, desks::BUFFER_BYTES)?;
+        let (engine, slot, _) = disk_with(config, medium, &options, &pool)?;
+        let disk = reader::Disk { engine, slot, pool };
+        Ok(Box::new(Reader::new(volume.clone(), disk, config.read_deadline, crossbeam::channel::never())))
+    });
+    Ok(Desks::new(readers.collect::<Result<_, StoreError>>()?, permits.clone(), config.clock.clone()))
 }
 
 fn pool(medium: &Medium, buffers: usize, buffer_bytes: usize) -> Result<BufferPool, StoreError> {

@@ -8,8 +8,8 @@
 //! - What the kernel may write to outlives its writing: buffers are owned by [`slab::Slab`] until their
 //!   completion, and if cancellation fails when the engine is dropped, they are leaked, not freed.
 //! - The submission queue never overflows: it has room for the depth and for everything internal.
-//! - The thread that first calls `complete` owns the ring from then on (SINGLE_ISSUER); the kernel
-//!   refuses others with EEXIST, which `complete` returns.
+//! - The thread that first calls `complete` owns the ring from then on (SINGLE_ISSUER), unless it is passed on; the
+//!   kernel refuses others with EEXIST, which `complete` returns.
 //!
 //! Where a ring polls its device (IOPOLL), nothing can be waited for but I/O: `polled` has that half.
 

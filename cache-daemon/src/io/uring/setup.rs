@@ -47,14 +47,19 @@ pub(super) struct Flags {
 }
 
 /// The sets to try, best first. Task work flags make no sense to a submission thread, and the kernel
-/// refuses them with it (`io_uring_create`, Linux `io_uring/io_uring.c`).
-fn attempts(sqpoll: bool) -> &'static [Flags] {
+/// refuses them with it (`io_uring_create`, Linux `io_uring/io_uring.c`). A ring with a single issuer is that thread's for good.
+fn attempts(options: &EngineOptions) -> &'static [Flags] {
     const NONE: Flags = Flags { coop_taskrun: false, single_issuer: false, defer_taskrun: false };
     const SINGLE: Flags = Flags { single_issuer: true, ..NONE };
     const COOP: Flags = Flags { coop_taskrun: true, ..NONE };
     const COOP_SINGLE: Flags = Flags { single_issuer: true, ..COOP };
     const ALL: Flags = Flags { defer_taskrun: true, ..COOP_SINGLE };
-    if sqpoll { &[SINGLE, NONE] } else { &[ALL, COOP_SINGLE, COOP, NONE] }
+    match (options.sqpoll, options.passed_on) {
+        (true, true) => &[NONE],
+        (true, false) => &[SINGLE, NONE],
+        (false, true) => &[COOP, NONE],
+        (false, false) => &[ALL, COOP_SINGLE, COOP, NONE],
+    }
 }
 
 /// A ring, and what became of the wishes for it.
@@ -84,7 +89,7 @@ pub(super) fn ring(options: &EngineOptions, worst: bool) -> io::Result<Made> {
 }
 
 fn best(options: &EngineOptions, worst: bool) -> io::Result<(IoUring, Flags)> {
-    let attempts = attempts(options.sqpoll);
+    let attempts = attempts(options);
     let attempts = if worst { &attempts[attempts.len() - 1..] } else { attempts };
     let mut refused = io::Error::from_raw_os_error(libc::EINVAL);
     for flags in attempts {

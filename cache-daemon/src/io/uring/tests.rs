@@ -66,7 +66,7 @@ fn a_blocked_read_holds_nobody_up() {
 fn the_report_names_what_could_not_be_had_and_nothing_else() {
     let pool = BufferPool::new(4, 4096).unwrap();
     for sqpoll in [false, true] {
-        let Some(engine) = ring(&pool, &EngineOptions { depth: 4, sqpoll, iopoll: false }) else { return };
+        let Some(engine) = ring(&pool, &EngineOptions { sqpoll, ..options(4) }) else { return };
         let report = engine.report();
         eprintln!("{report:?}");
         let all = report.registered_buffers && report.registered_files;
@@ -131,7 +131,7 @@ fn the_second_thread_of_a_ring_is_refused_and_its_drop_frees_nothing_in_use() {
 #[test]
 fn polling_is_refused_for_files_on_queues_that_do_not_poll() {
     let pool = BufferPool::new(1, 4096).unwrap();
-    let Some(mut engine) = ring(&pool, &EngineOptions { depth: 1, iopoll: true, sqpoll: false }) else {
+    let Some(mut engine) = ring(&pool, &EngineOptions { iopoll: true, ..options(1) }) else {
         return;
     };
     let file = tempfile::tempfile().unwrap();

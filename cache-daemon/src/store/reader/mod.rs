@@ -122,10 +122,29 @@ impl Reader {
     /// Works until the volume is closed.
     pub fn run(mut self, clock: &super::Clock) {
         while self.step(clock, Duration::from_secs(1)) {}
+        self.end();
+    }
+
+    /// Ends it.
+    pub(super) fn end(self) {
         if !self.in_flight.is_empty() {
             // Dropping the engine would wait for a device that does not answer.
             std::mem::forget(self.disk.engine);
         }
+    }
+
+    /// Reads on this thread, and waits until it is answered; gives `request` back if the device still holds on to what was read before.
+    pub(super) fn read_now(&mut self, request: Request, clock: &super::Clock) -> Option<Request> {
+        if !self.in_flight.is_empty() {
+            self.step(clock, Duration::ZERO);
+        }
+        if let Err(request) = self.begin(request, clock()) {
+            return Some(request);
+        }
+        while !self.active.is_empty() {
+            self.step(clock, self.deadline);
+        }
+        None
     }
 
     /// Does what there is to do and waits up to `wait` for more; false once nothing is left and nothing can come.

@@ -3,6 +3,7 @@
 mod churn;
 mod crash;
 mod damage;
+mod desks;
 mod devices;
 mod full_disk;
 mod killed;

@@ -39,6 +39,9 @@ pub fn data_of(key: u64) -> Bytes {
     data(key, len)
 }
 
+/// Where the answer to a read comes.
+type Read = Receiver<Result<Vec<u8>, Miss>>;
+
 pub struct Rig {
     pub device: SimDevice,
     pub volume: Arc<Volume>,
@@ -46,6 +49,7 @@ pub struct Rig {
     pub figures: Arc<StoreFigures>,
     writer: Writer,
     reader: reader::Reader,
+    desk: reader::Reader,
     to_writer: Sender<writer::Request>,
     to_reader: Sender<reader::Request>,
     clock: Clock,
@@ -56,6 +60,14 @@ fn engine(device: &SimDevice, depth: usize, seed: u64) -> (Box<dyn Engine>, File
     let mut engine = SimEngine::new(depth, seed).unwrap();
     let slot = engine.register(DeviceFile::from(device.clone())).unwrap();
     (Box::new(engine), slot)
+}
+
+/// A reader for the thread that asks.
+pub fn desk(device: &SimDevice, volume: &Arc<Volume>, deadline: Duration, seed: u64) -> reader::Reader {
+    let pool = BufferPool::new(desks::DEPTH as u16, desks::BUFFER_BYTES).unwrap();
+    let (engine, slot) = engine(device, desks::DEPTH, seed);
+    let disk = reader::Disk { engine, slot, pool };
+    reader::Reader::new(volume.clone(), disk, deadline, crossbeam::channel::never())
 }
 
 /// A new device with an empty volume on it.
@@ -141,7 +153,8 @@ impl Rig {
         let (reader_engine, slot) = engine(&device, 4, seed + 2);
         let disk = reader::Disk { engine: reader_engine, slot, pool };
         let reader = reader::Reader::new(volume.clone(), disk, Duration::from_secs(3), requests);
-        Self { device, volume, residents, figures, writer, reader, to_writer, to_reader, clock, clock_ms }
+        let desk = desk(&device, &volume, Duration::from_secs(3), seed + 3);
+        Self { device, volume, residents, figures, writer, reader, desk, to_writer, to_reader, clock, clock_ms }
     }
 
     /// Lets time pass.
@@ -227,18 +240,29 @@ impl Rig {
 
     /// Reads all of an extent, or `range` of it.
     pub fn get(&mut self, key: u64, range: Option<Range<u32>>) -> Result<Vec<u8>, Miss> {
+        let (request, answer) = self.request(key, range).ok_or(Miss::Absent)?;
+        self.figures.reads_queued.add(1);
+        self.to_reader.send(request).unwrap();
+        self.wait_for(&answer)
+    }
+
+    /// The same at the rig's desk. Time stands still meanwhile: the device must not be silent.
+    pub fn get_here(&mut self, key: u64, range: Option<Range<u32>>) -> Result<Vec<u8>, Miss> {
+        let (request, answer) = self.request(key, range).ok_or(Miss::Absent)?;
+        assert!(self.desk.read_now(request, &self.clock).is_none(), "nothing else is at the desk");
+        answer.try_recv().expect("answered when it returns")
+    }
+
+    /// A read that waits to be asked for, and where its answer will come.
+    pub fn request(&self, key: u64, range: Option<Range<u32>>) -> Option<(reader::Request, Read)> {
         let key = super::key(key);
-        let addr = self.residents.get(&key).ok_or(Miss::Absent)?;
-        let pin = self.residents.pin(&addr).ok_or(Miss::Absent)?;
+        let addr = self.residents.get(&key)?;
+        let pin = self.residents.pin(&addr)?;
         let range = range.unwrap_or(0..addr.len);
         let (done, answer) = bounded(1);
         let done = ReadAnswer::to(Box::new(move |bytes| _ = done.send(bytes.map(<[u8]>::to_vec))));
-        self.figures.reads_queued.add(1);
         let asked = (self.clock)();
-        self.to_reader
-            .send(reader::Request { key, addr, range, pin, asked, done, purpose: Purpose::Demand })
-            .unwrap();
-        self.wait_for(&answer)
+        Some((reader::Request { key, addr, range, pin, asked, done, purpose: Purpose::Demand }, answer))
     }
 
     /// Where on the device an extent is: its beginning and the bytes of header and data.
