@@ -34,7 +34,7 @@ use crate::cache::{Cache, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, IoMode, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
-use crate::policy::pushing::Whereabouts;
+use crate::policy::pushing::{Files, Whereabouts};
 use crate::policy::readahead::{
     Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Situation,
 };
@@ -215,9 +215,10 @@ impl Planner {
         while !stop.load(Relaxed) {
             let activity = self.turn(state);
             std::thread::sleep(match activity {
-                _ if self.pushes.is_pushing() && self.saw_readers => PUSH_EVERY,
+                _ if self.pushes.is_pushing() && (self.saw_readers || self.pushes.is_busy()) => PUSH_EVERY,
                 Activity::Fetching => Duration::from_secs_f64(PLAN_EVERY_S),
-                _ if self.saw_readers => WATCH_EVERY,
+                // An order that was told, too: its readers may begin at any moment.
+                _ if self.saw_readers || self.pushes.is_pushing() => WATCH_EVERY,
                 _ => LOOK_EVERY,
             });
         }
@@ -330,7 +331,9 @@ impl Planner {
             true => Whereabouts::Origin,
         };
         let now = PushTime { now_ns, fetches: plan.depth as usize, sees_all: self.sight.sees_all() };
-        self.pushes.plan(&mut self.readahead, history, &now, &is_at);
+        let is_cached = |file, size_bytes| self.sight.is_cached(file, size_bytes);
+        let files = Files { table: history.table(), is_at: &is_at, is_cached: &is_cached };
+        self.pushes.plan(&mut self.readahead, history, &now, &files);
         self.warm.planned(&mut self.readahead, plan.activity, self.prefetcher.outstanding().0);
         plan.activity
     }

@@ -23,7 +23,7 @@ use crate::access::{FileNo, History, Touch};
 use crate::cache::Cache;
 use crate::errands::push::{PIECE_BYTES, make_known, read_ahead};
 use crate::object::Object;
-use crate::policy::pushing::{MARK_EVERY, PushCommand, PushCounts, Pushing, Room, Whereabouts};
+use crate::policy::pushing::{Files, MARK_EVERY, PushCommand, PushCounts, Pushing, Room};
 use crate::policy::readahead::Readahead;
 use crate::stats::planner::PlannerFigures;
 
@@ -76,9 +76,14 @@ impl Pushes {
         Self { policy: Pushing::default(), line, is_pushing: false, counted: PushCounts::default() }
     }
 
-    /// Whether an order is followed now.
+    /// Whether there is an order to push by.
     pub fn is_pushing(&self) -> bool {
         self.is_pushing
+    }
+
+    /// Whether something is on its way.
+    pub fn is_busy(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.room() < COMMANDS)
     }
 
     /// A file was touched.
@@ -88,28 +93,22 @@ impl Pushes {
 
     /// An epoch has ended.
     pub fn ended(&mut self, readahead: &mut Readahead, now_ns: u64) {
-        self.policy.ended(&readahead.followed_orders().collect::<Vec<_>>(), now_ns);
+        self.policy.ended(&readahead.orders_to_push().collect::<Vec<_>>(), now_ns);
     }
 
-    /// Has what comes next put into the page cache, where an order is followed. `is_at` tells where a file is.
-    pub fn plan(
-        &mut self,
-        readahead: &mut Readahead,
-        history: &History,
-        time: &PushTime,
-        is_at: &dyn Fn(FileNo) -> Whereabouts,
-    ) {
+    /// Has what comes next put into the page cache, where there is an order to push by.
+    pub fn plan(&mut self, readahead: &mut Readahead, history: &History, time: &PushTime, files: &Files<'_>) {
         let Some(line) = &self.line else { return };
+        let &PushTime { now_ns, fetches, sees_all } = time;
         for came in line.take_came() {
             match came {
-                Came::Pushed(file) => self.policy.pushed(file, true),
-                Came::NotPushed(file) => self.policy.pushed(file, false),
+                Came::Pushed(file) => self.policy.pushed(file, true, now_ns),
+                Came::NotPushed(file) => self.policy.pushed(file, false, now_ns),
                 Came::Backed(file) => self.policy.backed(file),
                 Came::Dropped => self.policy.dropped(),
             }
         }
-        let &PushTime { now_ns, fetches, sees_all } = time;
-        let mut orders: Vec<_> = readahead.followed_orders().collect();
+        let mut orders: Vec<_> = readahead.orders_to_push().collect();
         orders.iter_mut().for_each(|order| order.set_seen_every(if sees_all { 1 } else { MARK_EVERY }));
         self.is_pushing = !orders.is_empty();
         let room = Room {
@@ -122,7 +121,7 @@ impl Pushes {
             files_per_s: history.main_job(now_ns).map_or(0.0, |job| job.files_per_s(now_ns)),
             sees_all,
         };
-        line.ask(&self.policy.plan(&mut orders, history.table(), &room, is_at));
+        line.ask(&self.policy.plan(&mut orders, files, &room));
     }
 
     /// Brings figures up to date.
@@ -132,6 +131,7 @@ impl Pushes {
         figures.push_used.add(now.used - before.used);
         figures.push_failed.add(now.failed - before.failed);
         figures.push_dropped.add(now.dropped - before.dropped);
+        figures.push_reclaimed.add(now.reclaimed - before.reclaimed);
         self.counted = now;
     }
 }

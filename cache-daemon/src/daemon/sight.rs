@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam::channel::Receiver;
+use fuse_frontend::source::Ino;
 
 use super::watching::Watching;
 use crate::access::{FileNo, Touch};
@@ -61,6 +62,8 @@ pub(super) struct Sight {
     is_direct: bool,
     /// The probes see every reading, so that requests are needed only within large objects.
     by_probes: bool,
+    /// They count what is in the page cache.
+    sees_residents: bool,
 }
 
 impl Sight {
@@ -75,6 +78,7 @@ impl Sight {
             jobs: HashMap::new(),
             is_direct,
             by_probes: false,
+            sees_residents: false,
         }
     }
 
@@ -83,12 +87,14 @@ impl Sight {
         if self.is_blind {
             return Vec::new();
         }
-        self.by_probes = match self.probes.as_ref().map(|probes| probes.report().tier) {
+        let report = self.probes.as_ref().map(|probes| probes.report());
+        self.by_probes = match report.as_ref().map(|report| report.tier) {
             Some(Tier::A) => true,
             // It sees what is taken from the page cache, and so nothing of direct I/O (docs/probes.md).
             Some(Tier::B) => !self.is_direct,
             Some(Tier::C) | None => false,
         };
+        self.sees_residents = report.is_some_and(|report| report.sees_residents);
         self.cache.requests().set(if self.by_probes { Noted::Large } else { Noted::All });
         let mut touches = Vec::new();
         while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
@@ -115,6 +121,12 @@ impl Sight {
     /// Whether no reading goes unseen.
     pub fn sees_all(&self) -> bool {
         self.by_probes || self.is_direct
+    }
+
+    /// Whether all of a file of `size_bytes` is in the page cache; `None` if nobody counts it.
+    pub fn is_cached(&self, file: FileNo, size_bytes: u64) -> Option<bool> {
+        let probes = self.probes.as_ref().filter(|_| self.sees_residents)?;
+        Some(probes.heat(Ino(u64::from(file.0))).resident_bytes >= size_bytes)
     }
 
     /// Requests that there was no room for.

@@ -140,9 +140,7 @@ impl Attaching<'_> {
         if tier != Tier::C && !self.group(&programs::FAULTS_TRACED) {
             self.group(&programs::FAULTS_ENTERED);
         }
-        if options.residents {
-            self.group(&programs::RESIDENTS);
-        }
+        self.report.sees_residents = options.residents && self.group(&programs::RESIDENTS);
         if !options.disks.is_empty() {
             self.group(&programs::DISKS);
         }

@@ -87,6 +87,8 @@ pub struct ProbeReport {
     pub left_out: Vec<LeftOut>,
     /// The requests of each reader and its waits are known: [`super::ReaderRow::waited_us`].
     pub sees_waits: bool,
+    /// How much of each file is in the page cache is known: [`Heat::resident_bytes`].
+    pub sees_residents: bool,
     /// Memory of the maps in the kernel, charged to the daemon's memory cgroup.
     pub map_bytes: u64,
 }
@@ -100,6 +102,7 @@ impl ProbeReport {
             attached: Vec::new(),
             left_out: Vec::new(),
             sees_waits: false,
+            sees_residents: false,
             map_bytes: 0,
         }
     }

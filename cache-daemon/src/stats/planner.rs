@@ -29,6 +29,7 @@ figures! {
         push_used: Counter, "files", "Of these, files that were then read.";
         push_failed: Counter, "files", "Files that could not be put there, or not whole.";
         push_dropped: Counter, "files", "Files that were read and taken out to make room.";
+        push_reclaimed: Counter, "files", "Files that the kernel had taken out again when they were to be read next; they were pushed once more.";
         orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";
         orders_kept: Gauge, "orders", "Orders of earlier epochs that are remembered.";
         orders_recalled: Counter, "orders", "Times that readers were found to read in the order of an earlier epoch.";

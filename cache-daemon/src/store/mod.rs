@@ -67,8 +67,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 
 use self::answer::{AppendAnswer, ReadAnswer};
-use self::desks::{Desks, Permits};
 pub use self::config::{Clock, StoreConfig};
+use self::desks::{Desks, Permits};
 pub use self::error::StoreError;
 use self::files::Files;
 pub use self::files::{CompleteFile, LentFile};

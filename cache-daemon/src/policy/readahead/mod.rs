@@ -265,9 +265,14 @@ impl Readahead {
         self.orders.iter().find(|order| order.standing() == Standing::Right).map(Order::purpose)
     }
 
-    /// The orders that readers follow.
-    pub fn followed_orders(&mut self) -> impl Iterator<Item = &mut Order> {
-        self.orders.iter_mut().filter(|order| order.standing() == Standing::Right)
+    /// The orders by which files may be put into the page cache: those that readers follow, and those that were told and that
+    /// nobody has begun to read.
+    pub fn orders_to_push(&mut self) -> impl Iterator<Item = &mut Order> {
+        self.orders.iter_mut().filter(|order| match order.standing() {
+            Standing::Right => order.purpose() != Purpose::Warm,
+            Standing::Unproven => order.purpose() == Purpose::Told,
+            Standing::Wrong => false,
+        })
     }
 
     /// Orders that readers did not follow.

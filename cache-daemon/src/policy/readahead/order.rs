@@ -249,12 +249,16 @@ impl Order {
         self.next -= 1;
     }
 
-    /// The next file to be pushed and its place, at least `lead` files ahead of the readers; none before it is proven.
-    pub fn next_push(&mut self, lead: usize) -> Option<(usize, FileNo)> {
-        if self.standing != Standing::Right || self.purpose == Purpose::Warm {
-            return None;
-        }
-        let place = self.pushed.max(self.at + lead);
+    /// The next file to be pushed and its place: at least `lead` files ahead of the readers, and before it is proven of the first
+    /// `unproven_max`, so that its readers find something before they are seen.
+    pub fn next_push(&mut self, lead: usize, unproven_max: usize) -> Option<(usize, FileNo)> {
+        let place = match self.standing {
+            Standing::Wrong => return None,
+            Standing::Unproven if self.pushed >= unproven_max.min(UNPROVEN_MAX) => return None,
+            // Nobody reads it yet, that is known.
+            Standing::Unproven if self.read == 0 => self.pushed,
+            _ => self.pushed.max(self.at + lead),
+        };
         let file = self.files.get(place).copied()?;
         self.pushed = place + 1;
         Some((place, file))

@@ -66,7 +66,8 @@ fn an_answer_may_ask_again_while_its_desk_is_taken() {
     let (done, answer) = bounded(1);
     let again = store.clone();
     let give = move |_: Result<&[u8], Miss>| {
-        let give = move |bytes: Result<&[u8], Miss>| done.send(bytes.map(<[u8]>::to_vec)).expect("listened to");
+        let give =
+            move |bytes: Result<&[u8], Miss>| done.send(bytes.map(<[u8]>::to_vec)).expect("listened to");
         again.read_here(key(1), 0..5000, Box::new(give));
     };
     store.read_here(key(1), 0..5000, Box::new(give));
@@ -88,8 +89,9 @@ fn readers_at_desks_and_in_queues_get_what_they_asked_for_side_by_side() {
                     let number = (turn * 13 + worker * 7) % 40;
                     let wanted = data(number, len(number));
                     let (done, answer) = bounded(1);
-                    let give =
-                        move |bytes: Result<&[u8], Miss>| done.send(bytes.map(<[u8]>::to_vec)).expect("listened to");
+                    let give = move |bytes: Result<&[u8], Miss>| {
+                        done.send(bytes.map(<[u8]>::to_vec)).expect("listened to")
+                    };
                     store.read_here(key(number), 0..wanted.len() as u32, Box::new(give));
                     let bytes = answer.recv_timeout(Duration::from_secs(60)).expect("every read is answered");
                     assert!(bytes.unwrap() == wanted, "{number}");

@@ -154,7 +154,19 @@ impl Rig {
         let disk = reader::Disk { engine: reader_engine, slot, pool };
         let reader = reader::Reader::new(volume.clone(), disk, Duration::from_secs(3), requests);
         let desk = desk(&device, &volume, Duration::from_secs(3), seed + 3);
-        Self { device, volume, residents, figures, writer, reader, desk, to_writer, to_reader, clock, clock_ms }
+        Self {
+            device,
+            volume,
+            residents,
+            figures,
+            writer,
+            reader,
+            desk,
+            to_writer,
+            to_reader,
+            clock,
+            clock_ms,
+        }
     }
 
     /// Lets time pass.

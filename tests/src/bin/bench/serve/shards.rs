@@ -50,7 +50,7 @@ const COPIED_IN_MEMORY: [Case; 2] = [
     Case {
         name: "shard_seq_copy",
         before: Before::OurPages,
-        note: "no passthrough, store in memory (loop device over tmpfs); ext4 from its page cache",
+        note: "no passthrough, store in memory; ext4 from its page cache",
         ..READ
     },
     Case { name: "shard_rand_copy", work: Work::Random, before: Before::OurPages, note: "the same, 128 KiB" },

@@ -66,7 +66,7 @@ const STORMS: [Case; 2] = [
 const MISS: [Case; 1] = [Case {
     name: "small_noopen_miss",
     before: Before::OurPages,
-    note: "no-open, in the store, which is in memory (loop device over tmpfs); ext4 from its page cache",
+    note: "no-open, in the store, which is in memory; ext4 from its page cache",
     ..READ
 }];
 
