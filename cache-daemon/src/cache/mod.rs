@@ -39,7 +39,7 @@ pub use journal::{Deed, Entry, Journal, WantedBy};
 pub use lending::Overdue;
 pub use prefetch::{Done, Prefetcher};
 pub use push::PushOutcome;
-pub use requests::{Asked, Noted, Requests};
+pub use requests::{Asked, Noted, Requests, Turn};
 pub use revalidate::{Announce, Revalidation};
 pub use slowest::{Slow, Slowest, Why};
 pub use source::MountedCache;

@@ -190,6 +190,11 @@ impl Catalog {
         }
     }
 
+    /// Whether the kernel holds references to `ino`: it has looked the number up, and not told that it forgot it.
+    pub fn is_held(&self, ino: Ino) -> bool {
+        number_of(ino).is_some_and(|number| self.lookups.get(number) > 0)
+    }
+
     /// What stat(2) tells of `ino`; `None` if the number is not in use (`ESTALE`).
     pub fn attributes(&self, ino: Ino) -> Option<Attributes> {
         self.with(|view| view.node(number_of(ino)?).map(|node| node.attributes()))

@@ -20,7 +20,7 @@ use fuse_frontend::source::Ino;
 use parking_lot::{Condvar, Mutex};
 
 use crate::access::{FileNo, History, Touch};
-use crate::cache::Cache;
+use crate::cache::{Cache, Turn};
 use crate::errands::push::{PIECE_BYTES, make_known, read_ahead};
 use crate::object::Object;
 use crate::policy::pushing::{Files, MARK_EVERY, PushCommand, PushCounts, Pushing, Room};
@@ -45,6 +45,8 @@ enum Came {
     NotPushed(FileNo),
     /// The kernel reads it from a local file: it is read ahead there, and no page of ours is needed.
     Backed(FileNo),
+    /// Its reader asked for it first.
+    TooLate(FileNo),
     /// Its pages are gone, but those that are in use.
     Dropped,
 }
@@ -105,6 +107,7 @@ impl Pushes {
                 Came::Pushed(file) => self.policy.pushed(file, true, now_ns),
                 Came::NotPushed(file) => self.policy.pushed(file, false, now_ns),
                 Came::Backed(file) => self.policy.backed(file),
+                Came::TooLate(file) => self.policy.too_late(file, now_ns),
                 Came::Dropped => self.policy.dropped(),
             }
         }
@@ -131,6 +134,7 @@ impl Pushes {
         figures.push_used.add(now.used - before.used);
         figures.push_failed.add(now.failed - before.failed);
         figures.push_dropped.add(now.dropped - before.dropped);
+        figures.push_late.add(now.late - before.late);
         figures.push_reclaimed.add(now.reclaimed - before.reclaimed);
         self.counted = now;
     }
@@ -138,7 +142,8 @@ impl Pushes {
 
 /// Carries out commands for one mount.
 pub(super) struct PushLine {
-    commands: Sender<PushCommand>,
+    cache: Arc<Cache>,
+    commands: Sender<(PushCommand, Turn)>,
     shared: Arc<Shared>,
     pusher: Arc<Pusher>,
     thread: Option<JoinHandle<()>>,
@@ -171,10 +176,10 @@ impl PushLine {
         }
         let (commands, taken) = bounded(COMMANDS);
         let shared = Arc::<Shared>::default();
-        let worker = Worker { cache, mount, pusher: pusher.clone(), shared: shared.clone() };
+        let worker = Worker { cache: cache.clone(), mount, pusher: pusher.clone(), shared: shared.clone() };
         let run = move || worker.run(&taken);
         let thread = std::thread::Builder::new().name("pushing".into()).spawn(run).ok()?;
-        Some(Self { commands, shared, pusher, thread: Some(thread) })
+        Some(Self { cache, commands, shared, pusher, thread: Some(thread) })
     }
 
     /// How many commands it takes now.
@@ -194,9 +199,10 @@ impl PushLine {
 
     /// Takes commands, as many as there is room for.
     fn ask(&self, commands: &[PushCommand]) {
+        let turn = self.cache.requests().begin_turn();
         for &command in commands {
             self.shared.outstanding.fetch_add(1, Relaxed);
-            if self.commands.try_send(command).is_err() {
+            if self.commands.try_send((command, turn)).is_err() {
                 self.shared.answer(match command {
                     PushCommand::Push(file) => Came::NotPushed(file),
                     PushCommand::Drop(_) => Came::Dropped,
@@ -229,18 +235,21 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&self, commands: &Receiver<PushCommand>) {
+    fn run(&self, commands: &Receiver<(PushCommand, Turn)>) {
         while !self.shared.stop.load(Relaxed) && !self.mount.is_ended() {
             match commands.recv_timeout(LOOK_EVERY) {
-                Ok(PushCommand::Push(file)) => self.push(file),
-                Ok(PushCommand::Drop(file)) => self.drop(file),
+                Ok((PushCommand::Push(file), turn)) => self.push(file, turn),
+                Ok((PushCommand::Drop(file), _)) => self.drop(file),
                 Err(_) => {}
             }
         }
     }
 
-    fn push(&self, file: FileNo) {
+    fn push(&self, file: FileNo, turn: Turn) {
         let ino = Ino(u64::from(file.0));
+        if self.cache.requests().was_asked_since(ino, turn) {
+            return self.shared.answer(Came::TooLate(file));
+        }
         let Some(object) = self.cache.catalog().object(ino).filter(|object| object.size_bytes > 0) else {
             return self.shared.answer(Came::NotPushed(file));
         };

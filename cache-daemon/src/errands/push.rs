@@ -137,9 +137,9 @@ fn list(directory: &Path) {
     }
 }
 
-/// Makes the kernel know the file by a look at its name; whether the name leads to it.
+/// Makes the kernel know the file, by a look at its name if it does not yet; whether it does.
 pub(crate) fn make_known(cache: &Cache, mount: &Mount, ino: Ino) -> bool {
-    leads_to(&path_of(cache, mount, ino), ino)
+    cache.catalog().is_held(ino) || leads_to(&path_of(cache, mount, ino), ino)
 }
 
 fn path_of(cache: &Cache, mount: &Mount, ino: Ino) -> PathBuf {
@@ -327,6 +327,9 @@ impl Errand<'_> {
     /// Makes the kernel know the file: by listing its directory, if it is another than that of the file before, and by
     /// a look at the name, which asks us only where the listing was not enough. Whether the name leads to it.
     fn make_known(&mut self, ino: Ino) -> bool {
+        if self.cache.catalog().is_held(ino) {
+            return true;
+        }
         let path = path_of(self.cache, self.mount, ino);
         if self.listed.as_deref() != path.parent() {
             self.listed = path.parent().map(Path::to_owned);

@@ -92,6 +92,8 @@ pub struct PushCounts {
     pub failed: u64,
     /// Files read after they were pushed.
     pub used: u64,
+    /// Files that their readers asked for first.
+    pub late: u64,
     /// Files dropped.
     pub dropped: u64,
     /// Files that the kernel had taken out again when they were wanted.
@@ -170,6 +172,13 @@ impl Pushing {
             self.push_s += longer_s * if longer_s > 0.0 { LONGER } else { SHORTER };
         }
         self.left(file);
+    }
+
+    /// Nothing of the file was pushed: its reader asked for it first.
+    pub fn too_late(&mut self, file: FileNo, now_ns: u64) {
+        self.came(file, now_ns);
+        self.counts.late += 1;
+        self.backed(file);
     }
 
     /// Nothing of the file was pushed: the kernel reads it from elsewhere.

@@ -28,6 +28,7 @@ figures! {
         pushed: Counter, "files", "Files put into the page cache ahead of their readers, of an order that they follow.";
         push_used: Counter, "files", "Of these, files that were then read.";
         push_failed: Counter, "files", "Files that could not be put there, or not whole.";
+        push_late: Counter, "files", "Files that were to be put there, and that their readers asked for first.";
         push_dropped: Counter, "files", "Files that were read and taken out to make room.";
         push_reclaimed: Counter, "files", "Files that the kernel had taken out again when they were to be read next; they were pushed once more.";
         orders_told: Counter, "orders", "Orders that training scripts or cachectl told.";

@@ -27,6 +27,11 @@ const OFF_MAX: usize = 4_096;
 const JUDGED: u32 = 128;
 const AS_TOLD_MIN: u32 = 48;
 
+/// How quickly readers are taken to be farther ahead of each other, and nearer: what few readings say, of another job perhaps,
+/// does not count.
+const FARTHER: f32 = 1.0 / 8.0;
+const NEARER: f32 = 1.0 / 64.0;
+
 /// Readers whose places are remembered.
 const READERS_MAX: usize = 64;
 
@@ -83,6 +88,8 @@ pub struct Order {
     read: u32,
     /// Where its readers are, about: as many of their readings lie before it as behind it.
     at: usize,
+    /// How far ahead of that the foremost of them are: workers go on without waiting for each other.
+    spread: f32,
     /// Readers that were seen, and the place of the last reading of each.
     readers: Vec<(u32, usize)>,
     /// Of the readings by which it is judged now: all, and those that come about when it says.
@@ -117,6 +124,7 @@ impl Order {
             seen_every: 1,
             read: 0,
             at: 0,
+            spread: 0.0,
             readers: Vec::new(),
             judged: 0,
             as_told: 0,
@@ -181,7 +189,12 @@ impl Order {
         }
         match self.place(file) {
             Some(place) => {
-                self.as_told += u32::from(self.is_as_told(place, reader));
+                let is_as_told = self.is_as_told(place, reader);
+                self.as_told += u32::from(is_as_told);
+                if is_as_told && (self.at..=self.at + self.off()).contains(&place) {
+                    let farther = (place - self.at) as f32 - self.spread;
+                    self.spread += farther * if farther > 0.0 { FARTHER } else { NEARER };
+                }
                 if place.abs_diff(self.at) <= self.off() {
                     self.at += if place > self.at { 2 * self.seen_every } else { 0 };
                 }
@@ -249,7 +262,7 @@ impl Order {
         self.next -= 1;
     }
 
-    /// The next file to be pushed and its place: at least `lead` files ahead of the readers, and before it is proven of the first
+    /// The next file to be pushed and its place: at least `lead` files ahead of the foremost readers, and before it is proven of the first
     /// `unproven_max`, so that its readers find something before they are seen.
     pub fn next_push(&mut self, lead: usize, unproven_max: usize) -> Option<(usize, FileNo)> {
         let place = match self.standing {
@@ -257,7 +270,7 @@ impl Order {
             Standing::Unproven if self.pushed >= unproven_max.min(UNPROVEN_MAX) => return None,
             // Nobody reads it yet, that is known.
             Standing::Unproven if self.read == 0 => self.pushed,
-            _ => self.pushed.max(self.at + lead),
+            _ => self.pushed.max(self.at + self.spread as usize + lead),
         };
         let file = self.files.get(place).copied()?;
         self.pushed = place + 1;
@@ -356,6 +369,26 @@ mod tests {
         assert_eq!((shared.standing(), left.standing()), (Standing::Right, Standing::Right));
         other[5_000..5_400].iter().for_each(|touch| left.reading(touch.file, touch.reader));
         assert_eq!(left.standing(), Standing::Wrong);
+    }
+
+    #[test]
+    fn what_is_pushed_lies_ahead_of_the_foremost_of_workers_that_drift_apart() {
+        let mut order = told(0, 20_000);
+        let files = order.files().to_vec();
+        // Of eight workers each is a fiftieth slower than the one before.
+        let mut readings: Vec<(usize, usize)> =
+            (0..20_000).map(|place| (place * (50 + place % 8), place)).collect();
+        readings.sort_unstable();
+        let mut foremost = 0;
+        for &(_, place) in &readings[..8_000] {
+            order.reading(files[place], 1 + (place % 8) as u32);
+            foremost = foremost.max(place);
+        }
+        let (pushed, _) = order.next_push(0, 0).expect("the order is not at its end");
+        assert!(
+            (foremost - 100..foremost + 500).contains(&pushed),
+            "{pushed}, and the foremost is at {foremost}"
+        );
     }
 
     #[test]

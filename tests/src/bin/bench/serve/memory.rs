@@ -77,7 +77,12 @@ impl Drop for MemoryDisk {
 fn zram(bytes: u64, files: &Path) -> anyhow::Result<(PathBuf, Device)> {
     let number = fs::read_to_string("/sys/class/zram-control/hot_add")?.trim().to_owned();
     let mut guard = Command::new("sh");
-    guard.args(["-c", GUARD, &number]).arg(files).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    guard
+        .args(["-c", GUARD, &number])
+        .arg(files)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let device = Device::Zram(guard.spawn()?);
     fs::write(format!("/sys/block/zram{number}/disksize"), bytes.to_string())?;
     Ok((PathBuf::from(format!("/dev/zram{number}")), device))

@@ -101,6 +101,8 @@ struct Bench<'a> {
     /// Why file systems cannot be mounted here.
     no_mounts: Option<String>,
     seed: u64,
+    /// What the store lies on, if that is not the disk.
+    store_on: Option<&'static str>,
 }
 
 /// Is a reading process of this benchmark.
@@ -119,7 +121,16 @@ pub fn run(cases: &[String], effort: Effort, results: &mut Results) -> anyhow::R
     }
     let stop = Stop::on_signals()?;
     let no_mounts = crate::store::media::own_mounts().err();
-    let mut bench = Bench { cases, effort, results, stop, progress: Progress::default(), no_mounts, seed: 0 };
+    let mut bench = Bench {
+        cases,
+        effort,
+        results,
+        stop,
+        progress: Progress::default(),
+        no_mounts,
+        seed: 0,
+        store_on: None,
+    };
     let done = small::run(&mut bench).and_then(|()| shards::run(&mut bench));
     bench.progress.clear();
     // What a signal did to a reader is not what went wrong.
@@ -210,7 +221,8 @@ impl Bench<'_> {
 
     fn rows(&mut self, case: &Case, reference: &str, count: usize, runs: &[(Run, Run)]) {
         self.progress.clear();
-        let (name, note) = (case.name, case.note);
+        let name = case.name;
+        let note = &self.store_on.map_or(case.note.to_owned(), |medium| format!("{} ({medium})", case.note));
         let results = &mut *self.results;
         results.on(&format!("{count} reader{}", if count > 1 { "s" } else { "" }));
         let per_file = matches!(case.work, Work::Files | Work::Opens(_));

@@ -111,6 +111,7 @@ fn in_memory(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Res
         return Ok(());
     }
     let disk = MemoryDisk::make(bed.home(), cache_mib(bed) << 20)?;
+    bench.store_on = Some(disk.kind());
     let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     command.cache_dir = disk.path().join("cache");
     if can_push() {
@@ -119,6 +120,7 @@ fn in_memory(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Res
     let mount = bench.filled(bed, command)?;
     let sides = Sides::of(bed, &mount);
     bench.cases(&COPIED_IN_MEMORY, &sides, readers)?;
+    bench.store_on = None;
     match can_push() {
         true => pushed_ahead(bench, &sides)?,
         false => bench.skip(PUSHED, "this cachectl has no push"),

@@ -250,10 +250,12 @@ fn miss(bench: &mut Bench<'_>, bed: &Bed, readers: &[usize]) -> anyhow::Result<(
         return Ok(());
     }
     let disk = MemoryDisk::make(bed.home(), cache_mib(bed) << 20)?;
+    bench.store_on = Some(disk.kind());
     let mut command = bed.mount_command().cache_size(&mib(cache_mib(bed))).options(&["--serve", "noopen"]);
     command.cache_dir = disk.path().join("cache");
     let mount = bench.filled(bed, command)?;
     bench.cases(&MISS, &Sides::of(bed, &mount), readers)?;
+    bench.store_on = None;
     finish(mount)
 }
 
