@@ -16,7 +16,7 @@ pub struct ProbeOptions {
     pub device: u64,
     /// Inode numbers in use now: the catalog's length.
     pub inodes: u64,
-    /// Size of the ring buffer, a power of two and of pages; 18 700 events in 1 MiB.
+    /// Size of the ring buffer, a power of two and of pages; 18 700 events in 1 MiB, half of them opens and mappings at most.
     pub ring_bytes: u32,
     /// A thread's pause in a file after which it begins a new reading of it.
     pub pause: Duration,
@@ -24,6 +24,8 @@ pub struct ProbeOptions {
     pub disks: Vec<u64>,
     /// Counts what is in the page cache: it costs something for each page of the host that comes or goes.
     pub residents: bool,
+    /// Who opens a file is to be seen: in no-open mode nobody else tells.
+    pub opens: bool,
     /// The best tier to try: A; B to see pages only; C for no probes.
     pub best: Tier,
     /// The compiled programs; the embedded ones unless a test brings others.
@@ -40,6 +42,7 @@ impl ProbeOptions {
             pause: Duration::from_secs(30),
             disks: Vec::new(),
             residents: true,
+            opens: true,
             best: Tier::A,
             object: OBJECT,
         }
@@ -87,6 +90,10 @@ pub struct ProbeReport {
     pub left_out: Vec<LeftOut>,
     /// The requests of each reader and its waits are known: [`super::ReaderRow::waited_us`].
     pub sees_waits: bool,
+    /// Opens are seen, while [`super::Probes::watch_openings`] says so.
+    pub sees_opens: bool,
+    /// Mappings are seen, likewise.
+    pub sees_maps: bool,
     /// Memory of the maps in the kernel, charged to the daemon's memory cgroup.
     pub map_bytes: u64,
 }
@@ -100,6 +107,8 @@ impl ProbeReport {
             attached: Vec::new(),
             left_out: Vec::new(),
             sees_waits: false,
+            sees_opens: false,
+            sees_maps: false,
             map_bytes: 0,
         }
     }
