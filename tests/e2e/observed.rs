@@ -249,13 +249,18 @@ fn trace_shows_opens_and_mappings_that_only_probes_see_and_none_twice() -> Outco
         Readers::start(&by_mapping)?.epoch(1)?.must_be_right(files)?;
         let lines = interrupt(trace)?.0;
         let [opened, mapped] = [of_kind(&lines, "opened")?, of_kind(&lines, "mapped")?];
-        let of_readers = |lines: &[Value]| {
-            assert!(lines.iter().all(|line| line["command"] == "reader"), "{lines:?}");
-            lines.len()
-        };
+        // The daemon opens what it drops out of the page cache.
+        let of_readers = |lines: &[Value]| lines.iter().filter(|line| line["command"] == "reader").count();
         let not_empty = bed.data_set.manifest.files.iter().filter(|sample| sample.size_bytes > 0).count();
-        assert_eq!(of_readers(&opened), if opens || serve == "open" { files } else { 0 }, "{serve}: {lines}");
-        assert_eq!(of_readers(&mapped), if maps { not_empty } else { 0 }, "{serve}: {lines}");
+        // A kernel with preemption may leave runs out, and says how many.
+        let missed = mount.stats()?.figure("probe_runs_missed") as usize;
+        let all_but = |told: usize, done: usize| told <= done && done - told <= missed;
+        if serve == "open" {
+            assert_eq!(of_readers(&opened), files, "the daemon tells of each: {lines}");
+        } else {
+            assert!(all_but(of_readers(&opened), if opens { files } else { 0 }), "{missed} missed: {lines}");
+        }
+        assert!(all_but(of_readers(&mapped), if maps { not_empty } else { 0 }), "{missed} missed: {lines}");
         mount.unmount()?;
     }
     Ok(())
