@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use cache_daemon::probe::{Event, Probes};
 use memmap2::{Mmap, MmapMut};
@@ -116,6 +117,11 @@ fn opens_and_mappings_are_told_while_somebody_listens() {
     round(&mut unheard);
     let seen = Seen::from_now_on(&probes);
     round(&mut done);
+    let began = Instant::now();
+    probes.watch_openings(false);
+    let detached = began.elapsed();
+    probes.watch_openings(true);
+    eprintln!("detached in {detached:?}, attached in {:?}", began.elapsed() - detached);
     probes.watch_openings(false);
     round(&mut unheard);
     probes.watch_openings(true);

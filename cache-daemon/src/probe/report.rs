@@ -84,7 +84,7 @@ pub struct ProbeReport {
     pub tier: Tier,
     /// Why this one.
     pub why: String,
-    /// Programs that are attached, as `name (hook)`.
+    /// Programs that are attached, as `name (hook)`, and those that are only while somebody traces, which say so.
     pub attached: Vec<String>,
     /// Programs that were tried and could not be attached. Where another does its work nothing is missing: `tier` says.
     pub left_out: Vec<LeftOut>,
