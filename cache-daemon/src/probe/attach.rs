@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::fmt::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::Program;
@@ -22,12 +21,12 @@ use parking_lot::Mutex;
 
 use super::event::Event;
 use super::gauges::Gauges;
+use super::loaded::Loaded;
 use super::mapped::Mapped;
 use super::offsets::Kernel;
-use super::openings::Programs;
 use super::programs::{self, Hook, Probe};
 use super::readers::{self, ReaderRow};
-use super::report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
+use super::report::{Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
 use super::{PAGE_BYTES, rights};
 use crate::stats::probe::ProbeFigures;
 
@@ -46,7 +45,7 @@ pub(super) struct Attached {
     ring: Mutex<RingBuf<MapData>>,
     gauges: Gauges,
     map_bytes: u64,
-    programs: Mutex<Programs>,
+    pub(super) programs: Loaded,
 }
 
 impl fmt::Debug for Attached {
@@ -291,7 +290,7 @@ impl Attached {
             ring: Mutex::new(ring),
             gauges,
             map_bytes,
-            programs: Mutex::new(Programs::new(ebpf, report)),
+            programs: Loaded::new(ebpf, report),
         })
     }
 
@@ -356,10 +355,6 @@ impl Attached {
         self.control.write(0, Control { epoch, padding: 0 });
     }
 
-    pub(super) fn watch_openings(&self, on: bool) {
-        self.programs.lock().watch_openings(on);
-    }
-
     /// Over all CPUs; zeros where the kernel does not say.
     pub(super) fn losses(&self) -> Losses {
         let of_cpus = self.losses.get(&0, 0).ok();
@@ -380,7 +375,7 @@ impl Attached {
         figures.faults.set(sum(|row| row.faults));
         figures.readings.set(sum(|row| row.files));
         figures.map_bytes.set(self.map_bytes);
-        figures.runs_missed.set(self.runs_missed());
+        figures.runs_missed.set(self.programs.runs_missed());
         self.gauges.observe(figures);
         let losses = self.losses();
         figures.events.set(losses.events);
@@ -388,32 +383,6 @@ impl Attached {
         figures.openings_dropped.set(losses.openings_dropped);
         figures.inodes_beyond.set(losses.beyond);
     }
-
-    /// A kernel with preemption (from 7.0 on every one) leaves a tracing program out where it interrupted the same program on
-    /// this CPU: `bpf_prog_enter_recur` in kernel/bpf/trampoline.c. Rare, a run takes 70 ns, but to be told.
-    pub(super) fn runs_missed(&self) -> u64 {
-        let programs = self.programs.lock();
-        let infos = programs.all().filter_map(|(_, program)| {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
-            std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()
-        });
-        infos.filter_map(|info| recursion_misses(&info)).sum()
-    }
-
-    pub(super) fn costs(&self) -> Vec<Cost> {
-        let of = |(name, program): (&str, &Program)| {
-            let info = program.info().ok()?;
-            Some(Cost { program: name.to_owned(), runs: info.run_count(), time: info.run_time() })
-        };
-        let mut costs: Vec<_> = self.programs.lock().all().filter_map(of).collect();
-        costs.sort_unstable_by(|a, b| a.program.cmp(&b.program));
-        costs
-    }
-}
-
-/// From the kernel's description of a program (5.12).
-fn recursion_misses(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 /// The kernel's own form of a device number, from stat(2)'s.
@@ -479,12 +448,6 @@ mod tests {
     fn device_numbers_are_as_the_kernel_keeps_them() {
         assert_eq!(kernel_device(nix::sys::stat::makedev(0, 0x1_2345)), 0x1_2345);
         assert_eq!(kernel_device(nix::sys::stat::makedev(8, 17)), 8 << 20 | 17);
-    }
-
-    #[test]
-    fn runs_that_were_left_out_are_read_where_the_kernel_counts_them() {
-        assert_eq!(recursion_misses("prog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t17\n"), Some(17));
-        assert_eq!(recursion_misses("prog_type:\t26\n"), None);
     }
 
     #[test]

@@ -18,10 +18,10 @@ mod attach;
 mod disks;
 mod event;
 mod gauges;
+mod loaded;
 mod mapped;
 mod memory;
 mod offsets;
-mod openings;
 mod programs;
 mod readers;
 mod report;
@@ -107,7 +107,7 @@ impl Probes {
     /// every open and mmap of the host something, so leave it off while nobody listens.
     pub fn watch_openings(&self, on: bool) {
         if let Some(attached) = self.attached() {
-            attached.watch_openings(on);
+            attached.programs.watch_openings(on);
         }
     }
 
@@ -140,13 +140,13 @@ impl Probes {
     /// Runs that a preemptible kernel left out so far, of all programs, from readers of this mount and of others; their accesses
     /// are not counted.
     pub fn runs_missed(&self) -> u64 {
-        self.attached().map_or(0, Attached::runs_missed)
+        self.attached().map_or(0, |attached| attached.programs.runs_missed())
     }
 
     /// How often each program ran and for how long, while the kernel measures that: as long as somebody holds what
     /// [`Probes::measure`] gave, or with the sysctl `kernel.bpf_stats_enabled`.
     pub fn costs(&self) -> Vec<Cost> {
-        self.attached().map_or_else(Vec::new, Attached::costs)
+        self.attached().map_or_else(Vec::new, |attached| attached.programs.costs())
     }
 
     /// Lets the kernel measure every BPF program of the host until the result is dropped; each run costs more then.
