@@ -1,8 +1,8 @@
 //! The programs, two of which run only while somebody listens: those that see files being opened and mapped.
 //!
 //! Every open and every mmap of the host enters them, and nobody but `cachectl trace` wants to know. So the start only finds out
-//! whether they attach. Attaching takes 20 ms and detaching, which waits for whoever is in them, 340 on 6.12; on 5.10, which has
-//! them loaded anew each time, 180 and 40 (all emulated).
+//! whether they attach. Attaching takes 20 to 40 ms, and detaching, which waits for whoever is in them, 40 to 700; on 5.10, which
+//! has them loaded anew each time, 180 and 40 (all emulated, the machine busy).
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
