@@ -2,7 +2,8 @@
 //!
 //! One file a hook family: `pages` (BTF tracepoints of the page cache, tier B and all faults on 6.12 and later),
 //! `calls` (fentry, tier A). Each only finds the inode and the range; `touch` does the rest, once for all. In every tier:
-//! `resident` (what is in the page cache), `device` (how fast the store's disks are), `roundtrip` (how fast we are).
+//! `resident` (what is in the page cache), `device` (how fast the store's disks are), `roundtrip` (how fast we are). And
+//! `openings` (fentry), attached only while somebody traces.
 //!
 //! Rules
 //! - Filter first: everything that is not of our mount leaves after four loads (the tracepoint costs the host 54 ns
@@ -22,6 +23,8 @@ mod device;
 mod latency;
 #[cfg(target_arch = "bpf")]
 mod maps;
+#[cfg(target_arch = "bpf")]
+mod openings;
 #[cfg(target_arch = "bpf")]
 mod pages;
 #[cfg(target_arch = "bpf")]

@@ -8,6 +8,8 @@ use ebpf_common::{
     Residents, Series, TRIPS, Trip,
 };
 
+use crate::settings::setting;
+
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -53,6 +55,9 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// No wake-up: it would cost the reader an interrupt for each record. The daemon looks by itself, several times a second.
 const BPF_RB_NO_WAKEUP: u64 = 1;
+
+/// Asks for the bytes that wait in the ring (include/uapi/linux/bpf.h).
+const BPF_RB_AVAIL_DATA: u64 = 0;
 
 #[inline(always)]
 pub(crate) fn heat(ino: u64) -> Option<*mut Heat> {
@@ -162,18 +167,26 @@ pub(crate) fn count_pages(change: impl FnOnce(&mut Residents)) {
     }
 }
 
-/// Puts `event` into the ring, or counts that it had no room.
+/// Puts a beginning or an end into the ring, or counts that it had no room.
 #[inline(always)]
 pub(crate) fn report(event: Event) {
-    let kept = match EVENTS.reserve::<Event>(0) {
-        Some(mut entry) => {
-            entry.write(event);
-            entry.submit(BPF_RB_NO_WAKEUP);
-            true
-        }
-        None => false,
-    };
+    let kept = put(event);
     count(|losses| if kept { losses.events += 1 } else { losses.dropped += 1 });
+}
+
+/// The same with an opening, which may fill its share of the ring only.
+#[inline(always)]
+pub(crate) fn report_opening(event: Event) {
+    let kept = EVENTS.query(BPF_RB_AVAIL_DATA) < u64::from(setting!(openings_bytes)) && put(event);
+    count(|losses| if kept { losses.events += 1 } else { losses.openings_dropped += 1 });
+}
+
+#[inline(always)]
+fn put(event: Event) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else { return false };
+    entry.write(event);
+    entry.submit(BPF_RB_NO_WAKEUP);
+    true
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 use ebpf_common::{DISKS, Settings};
 
 #[unsafe(no_mangle)]
-pub(crate) static SETTINGS_3: Settings = Settings {
+pub(crate) static SETTINGS_4: Settings = Settings {
     pause_ticks: 0,
     device: 0,
     flags: 0,
@@ -11,6 +11,7 @@ pub(crate) static SETTINGS_3: Settings = Settings {
     inode_sb: 0,
     inode_ino: 0,
     inode_size: 0,
+    inode_mode: 0,
     sb_dev: 0,
     file_inode: 0,
     fault_vma: 0,
@@ -43,16 +44,17 @@ pub(crate) static SETTINGS_3: Settings = Settings {
     fuse_opcode: 0,
     fuse_pid: 0,
     fuse_out_len: 0,
+    openings_bytes: 0,
     disks: [0; DISKS],
 };
 
-const _: () = assert!(ebpf_common::LAYOUT_VERSION == 3, "the symbol's name follows the layout");
+const _: () = assert!(ebpf_common::LAYOUT_VERSION == 4, "the symbol's name follows the layout");
 
 /// One field, read where the verifier sees it: a plain read would be replaced by the zero above.
 macro_rules! setting {
     ($field:ident $([$index:literal])?) => {
         // SAFETY: a static is readable; volatile only keeps the compiler from knowing its value.
-        unsafe { core::ptr::read_volatile(&raw const $crate::settings::SETTINGS_3.$field $([$index])?) }
+        unsafe { core::ptr::read_volatile(&raw const $crate::settings::SETTINGS_4.$field $([$index])?) }
     };
 }
 pub(crate) use setting;

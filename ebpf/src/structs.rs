@@ -172,9 +172,20 @@ impl Inode {
     pub(crate) fn size_bytes(self) -> u64 {
         field(self.0, setting!(inode_size))
     }
+
+    /// Whether it is a regular file: `S_ISREG` of include/uapi/linux/stat.h.
+    #[inline(always)]
+    pub(crate) fn is_regular(self) -> bool {
+        field::<u16>(self.0, setting!(inode_mode)) & 0o170_000 == 0o100_000
+    }
 }
 
 impl File {
+    #[inline(always)]
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
     #[inline(always)]
     pub(crate) fn inode(self) -> Inode {
         Inode(field(self.0, setting!(file_inode)))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use epochcache_tests::bed::data_set::{Sample, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, cachectl};
 use epochcache_tests::bed::programs::{program, wait_until};
+use epochcache_tests::bed::reader::{Access, Readers, Reading};
 use epochcache_tests::bed::s3::Weather;
 use serde_json::Value;
 
@@ -223,6 +224,44 @@ fn trace_shows_who_opens_where_opens_are_asked_for() -> Outcome {
         assert!(opened.iter().all(|line| line["pid"] == pid), "{lines}");
         let passed = opened.iter().filter(|line| line["passed_through"] == true).count() as u64;
         assert_eq!(passed, mount.stats()?.grown(&before, "fuse_opened_passthrough"), "{lines}");
+        mount.unmount()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn trace_shows_opens_and_mappings_that_only_probes_see_and_none_twice() -> Outcome {
+    needs_fuse!();
+    let bed = Bed::new(&Shape::of(20), &Weather::default())?;
+    let files = bed.data_set.manifest.files.len();
+    for serve in ["open", "noopen"] {
+        let mount = bed.mount(&["--serve", serve])?;
+        tier(&mount)?;
+        let state: Value = serde_json::from_str(&cachectl(&["stats", "--json"], mount.path())?.out)?;
+        let attached = state["probes"]["attached"].to_string();
+        let (opens, maps) = (attached.contains("file_opened"), attached.contains("file_mapped"));
+        if !maps {
+            println!("SKIP: nothing attaches that sees mappings: {}", state["probes"]["left_out"]);
+        }
+        assert!(!opens || serve == "noopen", "the daemon is asked: {attached}");
+        let trace = start_trace(&mount, &["--json"])?;
+        let by_mapping = Reading { access: Access::Mmap, ..bed.reading(mount.path()) };
+        Readers::start(&by_mapping)?.epoch(1)?.must_be_right(files)?;
+        let lines = interrupt(trace)?.0;
+        let [opened, mapped] = [of_kind(&lines, "opened")?, of_kind(&lines, "mapped")?];
+        // The daemon opens what it drops out of the page cache. Readers may be gone, and nameless, by the time they are asked for.
+        let of_readers =
+            |lines: &[Value]| lines.iter().filter(|line| line["command"] != "epochcache").count();
+        let not_empty = bed.data_set.manifest.files.iter().filter(|sample| sample.size_bytes > 0).count();
+        // A kernel with preemption may leave runs out, and says how many.
+        let missed = mount.stats()?.figure("probe_runs_missed") as usize;
+        let all_but = |told: usize, done: usize| told <= done && done - told <= missed;
+        if serve == "open" {
+            assert_eq!(of_readers(&opened), files, "the daemon tells of each: {lines}");
+        } else {
+            assert!(all_but(of_readers(&opened), if opens { files } else { 0 }), "{missed} missed: {lines}");
+        }
+        assert!(all_but(of_readers(&mapped), if maps { not_empty } else { 0 }), "{missed} missed: {lines}");
         mount.unmount()?;
     }
     Ok(())

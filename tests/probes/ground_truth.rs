@@ -9,19 +9,23 @@
 //! - io_uring may try what is cached first, and have a worker do the whole again.
 //!
 //! In both tiers a page fault counts the window of up to 16 pages that it maps, each page once in a walk through a mapping.
+//!
+//! Every open and mapping of the mix is told once and in order, where something attaches that sees it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSliceMut, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 
 use cache_daemon::probe::{Heat, Tier};
+use memmap2::Mmap;
 use nix::fcntl::SpliceFFlags;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::{Mounted, PAGE, Sample, drop_pages, grown, is_disturbed, missed};
+use crate::openings::{Done, Seen};
+use crate::{Mounted, PAGE, Sample, drop_pages, events, grown, is_disturbed, missed};
 
 /// A way to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,8 +63,15 @@ fn counted(tier: Tier, size: u64, first: u64, end: u64) -> u64 {
     }
 }
 
-fn perform(way: Way, tier: Tier, cached: bool, sample: &Sample, first: u64, len: u64) -> Truth {
-    let file = File::open(&sample.path).unwrap();
+fn perform(
+    way: Way,
+    tier: Tier,
+    cached: bool,
+    sample: &Sample,
+    (first, len): (u64, u64),
+    done: &mut Done,
+) -> Truth {
+    let file = done.open(sample);
     let one =
         |bytes| Truth { bytes, more: 0, reads: u32::from(bytes > 0)..=u32::from(bytes > 0), faults: 0..=0 };
     let bytes = counted(tier, sample.size, first, first + len);
@@ -100,7 +111,7 @@ fn perform(way: Way, tier: Tier, cached: bool, sample: &Sample, first: u64, len:
             // A call that starts within a page asks for one page more than the pipe has room for; the next starts there.
             Truth { bytes, more: PAGE, reads: u32::from(bytes > 0)..=calls, faults: 0..=0 }
         }
-        Way::Mmap => mapped(&file, sample),
+        Way::Mmap => mapped(&done.map(&file, sample), sample),
         Way::Uring => {
             // On a thread of its own: the ring's end interrupts a sendfile of its thread, which then reads twice.
             let read = || uring_read(&file, first, len as u32).is_ok();
@@ -114,8 +125,7 @@ fn perform(way: Way, tier: Tier, cached: bool, sample: &Sample, first: u64, len:
             Truth { more: truth.bytes, reads: *truth.reads.start()..=2 * truth.reads.end(), ..truth }
         }
         Way::Direct => {
-            let direct =
-                OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&sample.path).unwrap();
+            let direct = done.open_with(sample, libc::O_DIRECT);
             let (first, len) = (first / PAGE * PAGE, len.next_multiple_of(PAGE));
             let mut buffer = vec![0; (len + PAGE) as usize];
             let aligned = buffer.as_ptr().align_offset(PAGE as usize);
@@ -154,10 +164,8 @@ fn uring_read(file: &File, first: u64, len: u32) -> std::io::Result<i32> {
     Ok(ring.completion().next().unwrap().result())
 }
 
-/// Maps the whole file and touches each page in order.
-fn mapped(file: &File, sample: &Sample) -> Truth {
-    // SAFETY: nobody changes the file: the mount is read-only and its source constant.
-    let map = unsafe { memmap2::Mmap::map(file).unwrap() };
+/// Touches each page of the whole file in order.
+fn mapped(map: &Mmap, sample: &Sample) -> Truth {
     let sum: u64 = map.iter().step_by(PAGE as usize).map(|byte| u64::from(*byte)).sum();
     std::hint::black_box(sum);
     let pages = sample.size.div_ceil(PAGE) as u32;
@@ -185,24 +193,25 @@ fn mix(cached: bool, seed: u64) {
     mounted.samples.iter().for_each(|sample| drop(std::fs::read(&sample.path).unwrap()));
     let residents = probes.report().attached.iter().any(|program| program.starts_with("page_added"));
     let whole = |sample: &Sample| sample.size.next_multiple_of(PAGE);
-    let mut disturbed = 0;
+    let (mut disturbed, mut done) = (0, Done::default());
+    let seen = Seen::from_now_on(&probes);
     for step in 0..STEPS {
         let sample = mounted.samples.choose(&mut random).unwrap();
         let way = *WAYS.choose(&mut random).unwrap();
         let first = random.random_range(0..sample.size + 100);
         let len = random.random_range(1..=sample.size + 5000);
         if !cached {
-            drop_pages(&File::open(&sample.path).unwrap());
+            drop_pages(&done.open(sample));
         }
         // Another file between, so that a fault in a window that was mapped a moment ago is a new one.
         let other = mounted.samples.iter().find(|other| other.ino != sample.ino).unwrap();
-        std::fs::read(&other.path).unwrap();
+        done.read(other);
         let (before, missed_before) = (probes.heat(sample.ino), missed(&probes));
-        let truth = perform(way, tier, cached, sample, first, len);
+        let truth = perform(way, tier, cached, sample, (first, len), &mut done);
         // Somebody may make the kernel drop pages, of the whole machine: then this is no cached file any more.
         let dropped = cached && residents && probes.heat(sample.ino).resident_bytes < whole(sample);
         if dropped {
-            std::fs::read(&sample.path).unwrap();
+            done.read(sample);
         }
         if dropped || missed(&probes) != missed_before {
             disturbed += 1;
@@ -215,6 +224,7 @@ fn mix(cached: bool, seed: u64) {
         check(tier, cached, grown(probes.heat(sample.ino), before), &truth, &what);
     }
     eprintln!("{disturbed} of {STEPS} steps not judged: the kernel left out a run, or dropped pages");
+    done.check(seen, &events(&probes), missed(&probes));
     // A machine on which others drop all pages every second disturbs a quarter.
     assert!(disturbed < STEPS / 2);
 }

@@ -10,6 +10,7 @@
 mod gauges;
 mod ground_truth;
 mod leaving;
+mod openings;
 mod others;
 mod readings;
 mod rights;

@@ -248,17 +248,27 @@ pub enum TraceLine {
         /// Why.
         why: String,
     },
-    /// A file was opened; told in `open` mode only.
+    /// A file was opened: in `open` mode the daemon was asked, in `noopen` a probe saw it, where there is one.
     Opened {
         /// Monotonic clock, ns.
         at_ns: u64,
         /// The file.
         path: String,
-        /// By whom, as the daemon's pid namespace numbers it.
+        /// By whom, as the daemon's pid namespace numbers it, a probe as the host does.
         #[serde(flatten)]
         by: Option<Process>,
         /// The kernel reads a local file by itself.
         passed_through: bool,
+    },
+    /// A file was mapped, as a probe saw it.
+    Mapped {
+        /// Monotonic clock, ns.
+        at_ns: u64,
+        /// The file.
+        path: String,
+        /// By whom, as the host numbers it.
+        #[serde(flatten)]
+        by: Process,
     },
     /// A part of a file was asked of the origin.
     Fetched {
@@ -300,7 +310,7 @@ pub enum TraceLine {
         /// Bytes that were stored.
         bytes: u64,
     },
-    /// Told every second: how many lines were lost so far because the client was slow.
+    /// Told every second: how many lines were lost since the first because the client was slow, or the daemon.
     Quiet {
         /// Lines lost.
         lost: u64,

@@ -86,8 +86,8 @@ pub fn run(config: Config, mut serves: impl FnMut(()) -> anyhow::Result<()>) -> 
     let revalidation = Revalidation::new(cache.clone(), announce, config.revalidate.interval());
     let at_once = from_snapshot && config.revalidate != Revalidate::Never;
     let revalidating = runtime.spawn(revalidation.run(outdated, at_once));
-    let (device, inodes) = (mount.report().device, cache.catalog().len());
-    let watching = Watching::start(config.probes, device, inodes, &config.store.places);
+    let inodes = cache.catalog().len();
+    let watching = Watching::start(config.probes, mount.report(), inodes, &config.store.places);
     let figures = &parts.figures;
     let planning = Planning::start(&config, &cache, &mount, figures, &watching, orders);
     let planning = Arc::new(planning);

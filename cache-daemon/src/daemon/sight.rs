@@ -73,7 +73,7 @@ impl Sight {
             cache,
             probes: watching.probes().cloned(),
             is_blind,
-            events: (!is_blind).then(|| watching.trace()),
+            events: (!is_blind).then(|| watching.readings()),
             units: Vec::new(),
             jobs: HashMap::new(),
             is_direct,

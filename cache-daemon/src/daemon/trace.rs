@@ -9,7 +9,7 @@ use super::readers::{command_of, process_of};
 use super::watching::Watching;
 use crate::cache::{Cache, Deed, Entry, WantedBy};
 use crate::control::{Process, TraceLine};
-use crate::probe::Event;
+use crate::probe::{Event, in_initial_pid_namespace};
 use fuse_frontend::source::Ino;
 
 /// How long a client hears nothing at most; also how one that left is noticed.
@@ -17,14 +17,16 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// Hands on lines until `take` says that the client left, or `ended` that the daemon ends; whether the client is there.
 ///
-/// Events of the probes come as late as their ring is emptied, a fifth of a second: lines are in order only within each kind.
+/// Events of the probes come as late as their ring is emptied, a hundredth of a second: lines are in order only within each kind.
 pub(super) fn trace(
     cache: &Cache,
     watching: &Watching,
     ended: &dyn Fn() -> bool,
     take: &mut dyn FnMut(&TraceLine) -> bool,
 ) -> bool {
-    let (events, entries) = (watching.trace(), cache.journal().listen());
+    let (tracer, entries) = (watching.trace(), cache.journal().listen());
+    let lost = || watching.lost() + cache.journal().lost();
+    let lost_before = lost();
     let (tier, why) = watching.tier();
     if !take(&TraceLine::Watching { tier: tier.to_string(), why }) {
         return false;
@@ -33,17 +35,16 @@ pub(super) fn trace(
     let mut told = Instant::now();
     while !ended() {
         let line = select! {
-            recv(events) -> event => event.ok().map(|event| {
+            recv(tracer.events) -> event => event.ok().map(|event| {
                 let command = names.command(watching, event.tgid);
-                reading(cache, event, command)
+                seen(cache, event, command)
             }),
             recv(entries) -> entry => entry.ok().map(|entry| line(cache, entry, &mut names)),
             default(QUIET) => None,
         };
         let is_there = line.is_none_or(|line| take(&line));
         let is_due = told.elapsed() >= QUIET;
-        let lost = || watching.lost() + cache.journal().lost();
-        if !is_there || is_due && !take(&TraceLine::Quiet { lost: lost() }) {
+        if !is_there || is_due && !take(&TraceLine::Quiet { lost: lost().saturating_sub(lost_before) }) {
             return false;
         }
         if is_due {
@@ -73,13 +74,15 @@ impl Names {
         self.of_requests.entry(tid).or_insert_with(ask).clone()
     }
 
-    /// The name of a process that the probes saw, from the probes.
+    /// The name of a process that the probes saw: from the probes, or of one that has read nothing yet from /proc, where that
+    /// numbers processes as they do.
     fn command(&mut self, watching: &Watching, tgid: u32) -> String {
         if !self.of_events.contains_key(&tgid) {
             let rows = watching.probes().map_or_else(Vec::new, |probes| probes.readers());
             self.of_events.extend(rows.into_iter().map(|row| (row.tgid, row.command)));
         }
-        self.of_events.entry(tgid).or_default().clone()
+        let ask = || if in_initial_pid_namespace() { command_of(tgid) } else { String::new() };
+        self.of_events.entry(tgid).or_insert_with(ask).clone()
     }
 }
 
@@ -88,11 +91,20 @@ fn path(cache: &Cache, ino: Ino) -> String {
     path.map_or_else(|| format!("inode {}", ino.0), |path| String::from_utf8_lossy(&path).into())
 }
 
-fn reading(cache: &Cache, event: Event, command: String) -> TraceLine {
+fn seen(cache: &Cache, event: Event, command: String) -> TraceLine {
+    let (at_ns, path) = (event.at_ns, path(cache, event.ino));
+    let by = Process { pid: event.tgid, tid: event.tid, command };
+    if event.opens {
+        // Only in no-open mode, in which nothing is passed through.
+        return TraceLine::Opened { at_ns, path, by: Some(by), passed_through: false };
+    }
+    if event.maps {
+        return TraceLine::Mapped { at_ns, path, by };
+    }
     TraceLine::Reading {
-        at_ns: event.at_ns,
-        path: path(cache, event.ino),
-        by: Process { pid: event.tgid, tid: event.tid, command },
+        at_ns,
+        path,
+        by,
         start: event.bytes.start,
         end: event.bytes.end,
         begins: event.begins,

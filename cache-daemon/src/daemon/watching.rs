@@ -1,77 +1,136 @@
 //! The probes of a mount, and what the daemon does with what they see.
 //!
 //! Events are taken out of their ring twenty times a second, so that it does not fill up, and a hundred times while
-//! somebody reads, because the planner pushes ahead of readers by them. They are handed to it and to whoever traces.
+//! somebody reads, because the planner pushes ahead of readers by them, or traces. They are handed to both; opens and
+//! mappings are looked at only while somebody traces, and the planner hears nothing of them: they are no readings.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use fuse_frontend::negotiate::Mode;
+use fuse_frontend::session::MountReport;
 use parking_lot::Mutex;
 
 use crate::config::{Place, ProbeChoice};
 use crate::probe::{Event, ProbeOptions, Probes, Tier, disks_under};
 
-/// Events wait this long at most: 18 700 fit the ring, so a host may begin 370 000 readings a second. What is pushed ahead of
-/// the first readers of an epoch lasts as long.
+/// Events wait this long at most: 18 700 fit the ring, so a host may begin 370 000 readings a second. Opens and mappings have half
+/// of it: when a trace has just begun 180 000 a second, and 900 000 from then on, emptied as it is [`DRAIN_SOON`]. What is pushed
+/// ahead of the first readers of an epoch lasts as long.
 const DRAIN_EVERY: Duration = Duration::from_millis(50);
 
 /// And this long once there are any.
 const DRAIN_SOON: Duration = Duration::from_millis(10);
 
-/// Events that wait for a client of `cachectl trace`; what it has no room for is lost and counted.
+/// Events that wait for the planner, or a client of `cachectl trace`; what it has no room for is lost and counted.
 const TRACE_EVENTS_MAX: usize = 64 << 10;
 
-/// The clients that trace.
+/// Who is told what is seen.
 #[derive(Default)]
-struct Tracers(Mutex<Vec<Sender<Event>>>);
+struct Listeners {
+    all: Mutex<Vec<Listener>>,
+    /// Those that want openings, too.
+    tracers: AtomicUsize,
+    lost: AtomicU64,
+}
 
-impl Tracers {
-    fn tell(&self, event: &Event, lost: &AtomicU64) {
-        self.0.lock().retain(|tracer| match tracer.try_send(event.clone()) {
+struct Listener {
+    events: Sender<Event>,
+    is_tracer: bool,
+}
+
+impl Listeners {
+    fn tell(&self, event: &Event) {
+        let tell = |listener: &Listener| match listener.events.try_send(event.clone()) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
-                lost.fetch_add(1, Relaxed);
+                self.lost.fetch_add(1, Relaxed);
                 true
             }
             Err(TrySendError::Disconnected(_)) => false,
-        });
+        };
+        let is_opening = event.is_opening();
+        self.all.lock().retain(|listener| is_opening && !listener.is_tracer || tell(listener));
+    }
+
+    fn add(&self, is_tracer: bool) -> Receiver<Event> {
+        let (sender, events) = bounded(TRACE_EVENTS_MAX);
+        self.all.lock().push(Listener { events: sender, is_tracer });
+        events
+    }
+
+    fn are_traced(&self) -> bool {
+        self.tracers.load(Relaxed) > 0
+    }
+}
+
+/// A client that traces. Dropping it ends that.
+pub(super) struct Tracer {
+    /// What is seen from now on, opens and mappings too.
+    pub events: Receiver<Event>,
+    listeners: Arc<Listeners>,
+    probes: Option<Arc<Probes>>,
+}
+
+impl Tracer {
+    fn new(listeners: Arc<Listeners>, probes: Option<Arc<Probes>>) -> Self {
+        listeners.tracers.fetch_add(1, Relaxed);
+        let tracer = Self { events: listeners.add(true), listeners, probes };
+        tracer.tell_probes();
+        tracer
+    }
+
+    /// At once, so that nothing is missed that follows. Where this comes too early, or crosses another tracer's, the thread that
+    /// empties the ring puts it right.
+    fn tell_probes(&self) {
+        if let Some(probes) = &self.probes {
+            probes.watch_openings(self.listeners.are_traced());
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        self.listeners.tracers.fetch_sub(1, Relaxed);
+        self.tell_probes();
     }
 }
 
 /// Probes, and the thread that empties their ring. Dropping it detaches them.
 pub(super) struct Watching {
     probes: Option<Arc<Probes>>,
-    tracers: Arc<Tracers>,
-    lost: Arc<AtomicU64>,
+    listeners: Arc<Listeners>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watching {
-    /// Watches the mount with this `st_dev`, unless the user wants none.
-    pub fn start(choice: ProbeChoice, device: u64, inodes: u64, places: &[Place]) -> Self {
-        let mut watching = Self {
-            probes: None,
-            tracers: Arc::default(),
-            lost: Arc::default(),
-            stop: Arc::default(),
-            thread: None,
-        };
+    /// Watches this mount of so many files, unless the user wants none.
+    pub fn start(choice: ProbeChoice, mount: &MountReport, inodes: u64, places: &[Place]) -> Self {
+        let mut watching =
+            Self { probes: None, listeners: Arc::default(), stop: Arc::default(), thread: None };
         if choice == ProbeChoice::Off {
             return watching;
         }
-        let options = ProbeOptions { disks: disks(places), ..ProbeOptions::new(device, inodes) };
+        let options = ProbeOptions {
+            disks: disks(places),
+            // In the other mode the daemon is asked, and tells of it itself.
+            opens: mount.mode == Mode::NoOpen,
+            ..ProbeOptions::new(mount.device, inodes)
+        };
         let probes = Arc::new(Probes::start(options));
         let (draining, stopped) = (probes.clone(), watching.stop.clone());
-        let (tracers, lost) = (watching.tracers.clone(), watching.lost.clone());
+        let listeners = watching.listeners.clone();
         let drain = move || {
             let mut wait = DRAIN_EVERY;
             while !stopped.load(Relaxed) {
-                let taken = draining.drain(&mut |event| tracers.tell(&event, &lost));
-                wait = if taken > 0 { DRAIN_SOON } else { (wait * 2).min(DRAIN_EVERY) };
+                let is_traced = listeners.are_traced();
+                draining.watch_openings(is_traced);
+                let taken = draining.drain(&mut |event| listeners.tell(&event));
+                wait = if taken > 0 || is_traced { DRAIN_SOON } else { (wait * 2).min(DRAIN_EVERY) };
                 std::thread::sleep(wait);
             }
         };
@@ -80,16 +139,19 @@ impl Watching {
         watching
     }
 
-    /// The events from now on, until the receiver is dropped.
-    pub fn trace(&self) -> Receiver<Event> {
-        let (sender, events) = bounded(TRACE_EVENTS_MAX);
-        self.tracers.0.lock().push(sender);
-        events
+    /// The beginnings and ends of readings from now on, until the receiver is dropped.
+    pub fn readings(&self) -> Receiver<Event> {
+        self.listeners.add(false)
     }
 
-    /// Events that tracers had no room for.
+    /// All that is seen from now on.
+    pub fn trace(&self) -> Tracer {
+        Tracer::new(self.listeners.clone(), self.probes.clone())
+    }
+
+    /// Events for which the ring or a listener had no room.
     pub fn lost(&self) -> u64 {
-        self.lost.load(Relaxed)
+        self.listeners.lost.load(Relaxed) + self.probes.as_ref().map_or(0, |probes| probes.events_lost())
     }
 
     /// Which readings are seen, and why.
@@ -124,5 +186,42 @@ impl Drop for Watching {
             // It does not panic; if it did, there is nobody to tell.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fuse_frontend::source::Ino;
+
+    use super::*;
+
+    #[test]
+    fn the_planner_hears_of_readings_and_only_who_traces_of_opens_and_mappings() {
+        let listeners = Arc::new(Listeners::default());
+        let planner = listeners.add(false);
+        let tracer = Tracer::new(listeners.clone(), None);
+        assert!(listeners.are_traced());
+        let nothing = Event {
+            at_ns: 1,
+            ino: Ino(2),
+            bytes: 0..0,
+            tgid: 3,
+            tid: 3,
+            begins: false,
+            ends: false,
+            fault: false,
+            opens: false,
+            maps: false,
+        };
+        let reading = Event { begins: true, bytes: 0..10, ..nothing.clone() };
+        let all =
+            [Event { opens: true, ..nothing.clone() }, Event { maps: true, ..nothing }, reading.clone()];
+        all.iter().for_each(|event| listeners.tell(event));
+        assert_eq!(planner.try_iter().collect::<Vec<_>>(), [reading]);
+        assert_eq!(tracer.events.try_iter().collect::<Vec<_>>(), all);
+        drop(tracer);
+        assert!(!listeners.are_traced());
+        listeners.tell(&all[0]);
+        assert_eq!((listeners.all.lock().len(), listeners.lost.load(Relaxed)), (1, 0), "it has left");
     }
 }

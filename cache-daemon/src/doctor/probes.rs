@@ -53,6 +53,8 @@ mod tests {
             left_out: vec![],
             sees_waits: false,
             sees_residents: false,
+            sees_opens: false,
+            sees_maps: false,
             map_bytes: 0,
         };
         assert_eq!(tier(true, &report(Tier::A)), Check::ok("probes", "tier A: because"));

@@ -6,7 +6,6 @@
 
 use std::error::Error;
 use std::fmt::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::Program;
@@ -22,11 +21,12 @@ use parking_lot::Mutex;
 
 use super::event::Event;
 use super::gauges::Gauges;
+use super::loaded::Loaded;
 use super::mapped::Mapped;
 use super::offsets::Kernel;
 use super::programs::{self, Hook, Probe};
 use super::readers::{self, ReaderRow};
-use super::report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
+use super::report::{Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
 use super::{PAGE_BYTES, rights};
 use crate::stats::probe::ProbeFigures;
 
@@ -45,7 +45,7 @@ pub(super) struct Attached {
     ring: Mutex<RingBuf<MapData>>,
     gauges: Gauges,
     map_bytes: u64,
-    ebpf: Ebpf,
+    pub(super) programs: Loaded,
 }
 
 impl fmt::Debug for Attached {
@@ -83,7 +83,7 @@ pub(super) fn attach(options: &ProbeOptions) -> Result<(ProbeReport, Attached), 
     if report.attached.is_empty() {
         return Err(report);
     }
-    match Attached::new(options, ebpf) {
+    match Attached::new(options, ebpf, &report) {
         Ok(attached) => {
             report.map_bytes = attached.map_bytes;
             Ok((report, attached))
@@ -96,6 +96,7 @@ fn load(options: &ProbeOptions, kernel: &Kernel) -> Result<Ebpf, String> {
     let mut settings = kernel.settings();
     settings.device = kernel_device(options.device);
     settings.pause_ticks = u64::try_from(options.pause.as_nanos()).unwrap_or(u64::MAX) / tick_ns();
+    settings.openings_bytes = options.ring_bytes / 2;
     let release = kernel_release();
     for (flag, on) in [
         (SettingsFlags::VERIFIED_TWICE, release < (6, 8)),
@@ -145,7 +146,21 @@ impl Attaching<'_> {
             self.group(&programs::DISKS);
         }
         self.report.sees_waits = self.group(&programs::ROUND_TRIPS) && in_initial_pid_namespace();
+        if best == Tier::A {
+            self.report.sees_opens = options.opens && self.try_out(&programs::OPENED);
+            self.report.sees_maps = self.try_out(&programs::MAPPED);
+        }
         self.report
+    }
+
+    /// Whether one attaches that is to run only now and then.
+    fn try_out(&mut self, probe: &Probe) -> bool {
+        let Some(link) = self.link(probe) else { return false };
+        self.detach(probe, link);
+        if let Some(program) = self.report.attached.last_mut() {
+            program.push_str(" while somebody traces");
+        }
+        true
     }
 
     fn only_pages(&self) -> String {
@@ -238,7 +253,7 @@ enum Link {
 }
 
 impl Attached {
-    fn new(options: &ProbeOptions, mut ebpf: Ebpf) -> Result<Self, String> {
+    fn new(options: &ProbeOptions, mut ebpf: Ebpf, report: &ProbeReport) -> Result<Self, String> {
         let heat_entries = options.heat_entries();
         let mut take = |name: &str| {
             let map = ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"))?;
@@ -273,7 +288,7 @@ impl Attached {
             ring: Mutex::new(ring),
             gauges,
             map_bytes,
-            ebpf,
+            programs: Loaded::new(ebpf, report),
         })
     }
 
@@ -338,6 +353,18 @@ impl Attached {
         self.control.write(0, Control { epoch, padding: 0 });
     }
 
+    /// Over all CPUs; zeros where the kernel does not say.
+    pub(super) fn losses(&self) -> Losses {
+        let of_cpus = self.losses.get(&0, 0).ok();
+        let add = |sum: Losses, of_cpu: &Shared<Losses>| Losses {
+            events: sum.events + of_cpu.0.events,
+            dropped: sum.dropped + of_cpu.0.dropped,
+            beyond: sum.beyond + of_cpu.0.beyond,
+            openings_dropped: sum.openings_dropped + of_cpu.0.openings_dropped,
+        };
+        of_cpus.iter().flat_map(|of_cpus| of_cpus.iter()).fold(Losses::default(), add)
+    }
+
     pub(super) fn observe(&self, figures: &ProbeFigures) {
         let rows = self.readers();
         let sum = |of: fn(&ReaderRow) -> u64| rows.iter().map(of).sum();
@@ -346,40 +373,14 @@ impl Attached {
         figures.faults.set(sum(|row| row.faults));
         figures.readings.set(sum(|row| row.files));
         figures.map_bytes.set(self.map_bytes);
-        figures.runs_missed.set(self.runs_missed());
+        figures.runs_missed.set(self.programs.runs_missed());
         self.gauges.observe(figures);
-        if let Ok(losses) = self.losses.get(&0, 0) {
-            let sum = |of: fn(&Losses) -> u64| losses.iter().map(|of_cpu| of(&of_cpu.0)).sum();
-            figures.events.set(sum(|losses| losses.events));
-            figures.events_dropped.set(sum(|losses| losses.dropped));
-            figures.inodes_beyond.set(sum(|losses| losses.beyond));
-        }
+        let losses = self.losses();
+        figures.events.set(losses.events);
+        figures.events_dropped.set(losses.dropped);
+        figures.openings_dropped.set(losses.openings_dropped);
+        figures.inodes_beyond.set(losses.beyond);
     }
-
-    /// A kernel with preemption (from 7.0 on every one) leaves a tracing program out where it interrupted the same program on
-    /// this CPU: `bpf_prog_enter_recur` in kernel/bpf/trampoline.c. Rare, a run takes 70 ns, but to be told.
-    pub(super) fn runs_missed(&self) -> u64 {
-        let infos = self.ebpf.programs().filter_map(|(_, program)| {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
-            std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()
-        });
-        infos.filter_map(|info| recursion_misses(&info)).sum()
-    }
-
-    pub(super) fn costs(&self) -> Vec<Cost> {
-        let of = |(name, program): (&str, &Program)| {
-            let info = program.info().ok()?;
-            Some(Cost { program: name.to_owned(), runs: info.run_count(), time: info.run_time() })
-        };
-        let mut costs: Vec<_> = self.ebpf.programs().filter_map(of).collect();
-        costs.sort_unstable_by(|a, b| a.program.cmp(&b.program));
-        costs
-    }
-}
-
-/// From the kernel's description of a program (5.12).
-fn recursion_misses(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
 }
 
 /// The kernel's own form of a device number, from stat(2)'s.
@@ -399,7 +400,7 @@ fn tick_ns() -> u64 {
 }
 
 /// Whether process ids here are the host's. The namespaces of the start have fixed inode numbers (include/linux/proc_ns.h).
-fn in_initial_pid_namespace() -> bool {
+pub(crate) fn in_initial_pid_namespace() -> bool {
     const PROC_PID_INIT_INO: &str = "pid:[4026531836]";
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == PROC_PID_INIT_INO)
 }
@@ -445,12 +446,6 @@ mod tests {
     fn device_numbers_are_as_the_kernel_keeps_them() {
         assert_eq!(kernel_device(nix::sys::stat::makedev(0, 0x1_2345)), 0x1_2345);
         assert_eq!(kernel_device(nix::sys::stat::makedev(8, 17)), 8 << 20 | 17);
-    }
-
-    #[test]
-    fn runs_that_were_left_out_are_read_where_the_kernel_counts_them() {
-        assert_eq!(recursion_misses("prog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t17\n"), Some(17));
-        assert_eq!(recursion_misses("prog_type:\t26\n"), None);
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! Events: where a thread begins to read a file, and where it reaches its end.
+//! Events: where a thread begins to read a file, and where it reaches its end; where it opens or maps one.
 
 use std::ops::Range;
 
 use ebpf_common::{Event as Record, EventFlags};
 use fuse_frontend::source::Ino;
 
-/// An access that began a reading of a file, reached its end, or both: a small file read at once is one event.
+/// An access that began a reading of a file, reached its end, or both: a small file read at once is one event. Or an opening:
+/// a file that was opened or mapped, which is nothing read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
     /// Monotonic clock, ns.
     pub at_ns: u64,
     /// The file.
     pub ino: Ino,
-    /// Bytes of the access, clipped to the file. Whole pages in tier B and for faults.
+    /// Bytes of the access, clipped to the file. Whole pages in tier B and for faults; none of an opening.
     pub bytes: Range<u64>,
     /// The process, as the host numbers it.
     pub tgid: u32,
@@ -24,9 +25,18 @@ pub struct Event {
     pub ends: bool,
     /// A page fault of a mapping, else a read.
     pub fault: bool,
+    /// The file is opened; if that fails, too.
+    pub opens: bool,
+    /// The file is mapped; if that fails, too.
+    pub maps: bool,
 }
 
 impl Event {
+    /// Whether nothing was read: the file was opened or mapped.
+    pub fn is_opening(&self) -> bool {
+        self.opens || self.maps
+    }
+
     /// Reads a record of the ring; `None` if it is not one of ours.
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
         const { assert!(size_of::<Record>() == 48) };
@@ -34,9 +44,11 @@ impl Event {
         let long = |at: usize| u64::from_ne_bytes(std::array::from_fn(|n| words[at + n]));
         let short = |at: usize| u32::from_ne_bytes(std::array::from_fn(|n| words[at + n]));
         let flags = short(40);
-        let known = flags & !EventFlags::ALL == 0 && flags & (EventFlags::BEGIN | EventFlags::END) != 0;
         let bytes = long(16)..long(24);
-        (known && !bytes.is_empty()).then(|| Self {
+        let marks = EventFlags::BEGIN | EventFlags::END;
+        let is_reading = flags & !(marks | EventFlags::FAULT) == 0 && flags & marks != 0 && !bytes.is_empty();
+        let is_opening = (flags == EventFlags::OPEN || flags == EventFlags::MMAP) && bytes == (0..0);
+        (is_reading || is_opening).then(|| Self {
             at_ns: long(0),
             ino: Ino(long(8)),
             bytes,
@@ -45,6 +57,8 @@ impl Event {
             begins: flags & EventFlags::BEGIN != 0,
             ends: flags & EventFlags::END != 0,
             fault: flags & EventFlags::FAULT != 0,
+            opens: flags & EventFlags::OPEN != 0,
+            maps: flags & EventFlags::MMAP != 0,
         })
     }
 }
@@ -59,7 +73,9 @@ mod tests {
         let flag = |on, bit| if on { bit } else { 0 };
         let flags = flag(event.begins, EventFlags::BEGIN)
             | flag(event.ends, EventFlags::END)
-            | flag(event.fault, EventFlags::FAULT);
+            | flag(event.fault, EventFlags::FAULT)
+            | flag(event.opens, EventFlags::OPEN)
+            | flag(event.maps, EventFlags::MMAP);
         let longs = [event.at_ns, event.ino.0, event.bytes.start, event.bytes.end];
         let shorts = [event.tgid, event.tid, flags, 0];
         let longs = longs.into_iter().flat_map(u64::to_ne_bytes);
@@ -91,11 +107,27 @@ mod tests {
         }
 
         #[test]
-        fn an_event_survives_the_ring(at_ns: u64, ino: u64, start in 0..u64::MAX, tgid: u32, tid: u32, flags in 1_u32..8) {
-            let (begins, ends, fault) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
-            prop_assume!(begins || ends);
-            let event = Event { at_ns, ino: Ino(ino), bytes: start..start + 1, tgid, tid, begins, ends, fault };
-            prop_assert_eq!(Event::decode(&encode(&event)), Some(event));
+        fn what_happens_to_a_file_survives_the_ring_and_nothing_else_does(
+            at_ns: u64,
+            ino: u64,
+            start in prop_oneof![Just(0), 0..u64::MAX],
+            len in 0_u64..3,
+            tgid: u32,
+            tid: u32,
+            flags in 0_u32..64,
+        ) {
+            let [begins, ends, fault, opens, maps] = [1, 2, 4, 8, 16].map(|bit| flags & bit != 0);
+            let bytes = start..start.saturating_add(len);
+            let is_known = match flags {
+                // Bytes that are read, or a file that is opened or mapped with none.
+                1..=3 | 5..=7 => !bytes.is_empty(),
+                8 | 16 => bytes == (0..0),
+                _ => false,
+            };
+            let event = Event { at_ns, ino: Ino(ino), bytes, tgid, tid, begins, ends, fault, opens, maps };
+            let mut record = encode(&event);
+            record[40] = flags as u8;
+            prop_assert_eq!(Event::decode(&record), is_known.then_some(event));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Reads that the kernel serves from its page cache never reach the daemon; eBPF programs are their only witness. They
 //! count in arrays that are mapped here ([`Probes::heat`], [`Probes::readers`]: no system call), and report only where a
-//! reading of a file begins or ends ([`Probes::drain`]). The programs are in `ebpf/`; what is seen in which tier and mode
+//! reading of a file begins or ends ([`Probes::drain`]) and, while it is asked for, where one is opened or mapped. The programs are in `ebpf/`; what is seen in which tier and mode
 //! of serving, and what it costs, is in docs/probes.md.
 //!
 //! Life: [`Probes::start`] returns at once, and a thread of its own loads and attaches (0.1 to 0.4 s, most of it reading
@@ -18,6 +18,7 @@ mod attach;
 mod disks;
 mod event;
 mod gauges;
+mod loaded;
 mod mapped;
 mod memory;
 mod offsets;
@@ -34,6 +35,7 @@ use fuse_frontend::source::Ino;
 
 use crate::stats::probe::ProbeFigures;
 use attach::Attached;
+pub(crate) use attach::in_initial_pid_namespace;
 pub use disks::{disks_under, queues_under};
 pub use event::Event;
 pub use readers::ReaderRow;
@@ -101,6 +103,20 @@ impl Probes {
         self.attached().map_or(0, |attached| attached.drain(take))
     }
 
+    /// Whether events are to tell of files that are opened and mapped, too, as far as the report says that it is seen. It costs
+    /// every open and mmap of the host something, so leave it off while nobody listens.
+    pub fn watch_openings(&self, on: bool) {
+        if let Some(attached) = self.attached() {
+            attached.programs.watch_openings(on);
+        }
+    }
+
+    /// Events that the ring had no room for so far.
+    pub fn events_lost(&self) -> u64 {
+        let losses = self.attached().map(Attached::losses).unwrap_or_default();
+        losses.dropped + losses.openings_dropped
+    }
+
     /// Who read so far, one row a process, the last to read first.
     pub fn readers(&self) -> Vec<ReaderRow> {
         self.attached().map_or_else(Vec::new, Attached::readers)
@@ -124,13 +140,13 @@ impl Probes {
     /// Runs that a preemptible kernel left out so far, of all programs, from readers of this mount and of others; their accesses
     /// are not counted.
     pub fn runs_missed(&self) -> u64 {
-        self.attached().map_or(0, Attached::runs_missed)
+        self.attached().map_or(0, |attached| attached.programs.runs_missed())
     }
 
     /// How often each program ran and for how long, while the kernel measures that: as long as somebody holds what
     /// [`Probes::measure`] gave, or with the sysctl `kernel.bpf_stats_enabled`.
     pub fn costs(&self) -> Vec<Cost> {
-        self.attached().map_or_else(Vec::new, Attached::costs)
+        self.attached().map_or_else(Vec::new, |attached| attached.programs.costs())
     }
 
     /// Lets the kernel measure every BPF program of the host until the result is dropped; each run costs more then.

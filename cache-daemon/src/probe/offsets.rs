@@ -19,6 +19,7 @@ pub(super) const MAPPING_HOST: Field = ("address_space", "host");
 pub(super) const INODE_SB: Field = ("inode", "i_sb");
 pub(super) const INODE_INO: Field = ("inode", "i_ino");
 pub(super) const INODE_SIZE: Field = ("inode", "i_size");
+pub(super) const INODE_MODE: Field = ("inode", "i_mode");
 pub(super) const SB_DEV: Field = ("super_block", "s_dev");
 pub(super) const FILE_INODE: Field = ("file", "f_inode");
 pub(super) const FAULT_VMA: Field = ("vm_fault", "vma");
@@ -81,6 +82,7 @@ impl Kernel {
             INODE_SB,
             INODE_INO,
             INODE_SIZE,
+            INODE_MODE,
             SB_DEV,
             FILE_INODE,
             FAULT_VMA,
@@ -155,6 +157,7 @@ impl Kernel {
             inode_sb: at(INODE_SB),
             inode_ino: at(INODE_INO),
             inode_size: at(INODE_SIZE),
+            inode_mode: at(INODE_MODE),
             sb_dev: at(SB_DEV),
             file_inode: at(FILE_INODE),
             fault_vma: at(FAULT_VMA),
@@ -187,6 +190,7 @@ impl Kernel {
             fuse_opcode: at(FUSE_OPCODE),
             fuse_pid: at(FUSE_PID),
             fuse_out_len: at(FUSE_OUT_LEN),
+            openings_bytes: 0,
             disks: [0; DISKS],
         }
     }

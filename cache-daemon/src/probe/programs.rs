@@ -100,3 +100,13 @@ pub(super) const ROUND_TRIPS: [Probe; 2] = [
     Probe { name: "asked", hook: Hook::Tracepoint("fuse_request_send"), needs: FUSE },
     Probe { name: "answered", hook: Hook::Tracepoint("fuse_request_end"), needs: FUSE },
 ];
+
+const OPENING: &[Field] =
+    &[offsets::FILE_INODE, offsets::INODE_SB, offsets::INODE_INO, offsets::INODE_MODE, offsets::SB_DEV];
+
+/// Files that are opened. Attached only while somebody listens, as is the next.
+pub(super) const OPENED: Probe =
+    Probe { name: "file_opened", hook: Hook::Fentry("security_file_open"), needs: OPENING };
+/// Files that are mapped.
+pub(super) const MAPPED: Probe =
+    Probe { name: "file_mapped", hook: Hook::Fentry("security_mmap_file"), needs: OPENING };

@@ -16,7 +16,7 @@ pub struct ProbeOptions {
     pub device: u64,
     /// Inode numbers in use now: the catalog's length.
     pub inodes: u64,
-    /// Size of the ring buffer, a power of two and of pages; 18 700 events in 1 MiB.
+    /// Size of the ring buffer, a power of two and of pages; 18 700 events in 1 MiB, half of them opens and mappings at most.
     pub ring_bytes: u32,
     /// A thread's pause in a file after which it begins a new reading of it.
     pub pause: Duration,
@@ -24,6 +24,8 @@ pub struct ProbeOptions {
     pub disks: Vec<u64>,
     /// Counts what is in the page cache: it costs something for each page of the host that comes or goes.
     pub residents: bool,
+    /// Who opens a file is to be seen: in no-open mode nobody else tells.
+    pub opens: bool,
     /// The best tier to try: A; B to see pages only; C for no probes.
     pub best: Tier,
     /// The compiled programs; the embedded ones unless a test brings others.
@@ -40,6 +42,7 @@ impl ProbeOptions {
             pause: Duration::from_secs(30),
             disks: Vec::new(),
             residents: true,
+            opens: true,
             best: Tier::A,
             object: OBJECT,
         }
@@ -81,7 +84,7 @@ pub struct ProbeReport {
     pub tier: Tier,
     /// Why this one.
     pub why: String,
-    /// Programs that are attached, as `name (hook)`.
+    /// Programs that are attached, as `name (hook)`, and those that are only while somebody traces, which say so.
     pub attached: Vec<String>,
     /// Programs that were tried and could not be attached. Where another does its work nothing is missing: `tier` says.
     pub left_out: Vec<LeftOut>,
@@ -89,6 +92,10 @@ pub struct ProbeReport {
     pub sees_waits: bool,
     /// How much of each file is in the page cache is known: [`Heat::resident_bytes`].
     pub sees_residents: bool,
+    /// Opens are seen, while [`super::Probes::watch_openings`] says so.
+    pub sees_opens: bool,
+    /// Mappings are seen, likewise.
+    pub sees_maps: bool,
     /// Memory of the maps in the kernel, charged to the daemon's memory cgroup.
     pub map_bytes: u64,
 }
@@ -103,6 +110,8 @@ impl ProbeReport {
             left_out: Vec::new(),
             sees_waits: false,
             sees_residents: false,
+            sees_opens: false,
+            sees_maps: false,
             map_bytes: 0,
         }
     }

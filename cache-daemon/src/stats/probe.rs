@@ -9,8 +9,9 @@ figures! {
         read_bytes: Gauge, "bytes", "Bytes of those and of page faults; tier B counts whole pages.";
         faults: Gauge, "faults", "Page faults of mappings of the mount's files.";
         readings: Gauge, "files", "Readings of files that were begun.";
-        events: Gauge, "events", "Beginnings and ends of readings that were put into the ring.";
+        events: Gauge, "events", "Beginnings and ends of readings, and opens and mappings while somebody traces, that were put into the ring.";
         events_dropped: Gauge, "events", "Beginnings and ends that the ring had no room for: their accesses are counted all the same.";
+        openings_dropped: Gauge, "events", "Opens and mappings that the half of the ring that is theirs had no room for: `cachectl trace` lacks their lines, and nothing else does.";
         inodes_beyond: Gauge, "accesses", "Accesses to objects found after the start that the heat array has no room for: not counted elsewhere.";
         runs_missed: Gauge, "runs", "Runs of a probe that the kernel left out because another task was in the middle of one on that CPU: reads among them are not counted, of this mount or others.";
         resident_bytes: Gauge, "bytes", "Pages of the mount's files in the page cache, of those that came since the probes were attached.";

@@ -1,6 +1,7 @@
-//! Events: the beginnings and ends of a file's readings. Everything else is counted, not reported.
+//! Events: the beginnings and ends of a file's readings and, while somebody traces, its being opened and mapped. Everything
+//! else is counted, not reported.
 
-/// One access that began a reading of a file, reached its end, or both.
+/// One access that began a reading of a file, reached its end, or both; or a file that was opened or mapped.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Event {
@@ -8,9 +9,9 @@ pub struct Event {
     pub at_ns: u64,
     /// The file.
     pub ino: u64,
-    /// First byte of the access.
+    /// First byte of the access; 0 of an opening.
     pub first: u64,
-    /// One past its last byte that exists.
+    /// One past its last byte that exists; 0 of an opening.
     pub end: u64,
     /// Process, in the initial pid namespace.
     pub tgid: u32,
@@ -32,8 +33,10 @@ impl EventFlags {
     pub const END: u32 = 2;
     /// A page fault of a mapping, else a read.
     pub const FAULT: u32 = 4;
-    /// All bits that are used.
-    pub const ALL: u32 = 7;
+    /// The file is opened: alone, with no bytes.
+    pub const OPEN: u32 = 8;
+    /// The file is mapped: alone, with no bytes.
+    pub const MMAP: u32 = 16;
 }
 
 /// What was seen and not kept, per CPU.
@@ -42,12 +45,12 @@ impl EventFlags {
 pub struct Losses {
     /// Events put into the ring.
     pub events: u64,
-    /// Events for which the ring had no room.
+    /// Beginnings and ends for which the ring had no room.
     pub dropped: u64,
     /// Accesses to inodes above the heat array's end.
     pub beyond: u64,
-    /// Explicit padding.
-    pub padding: u64,
+    /// Openings for which the ring's share for them had no room: [`crate::Settings::openings_bytes`].
+    pub openings_dropped: u64,
 }
 
 /// Pages of the mount's files that came into the page cache and went out of it, per CPU. Their difference over all CPUs is

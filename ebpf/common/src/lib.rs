@@ -31,7 +31,7 @@ pub use reader::{READERS, Reader, ReaderTotals, ReadingKey};
 pub use settings::{Clock, Control, DISKS, Settings, SettingsFlags};
 
 /// Raised with every change of a type here; [`SETTINGS_SYMBOL`] and the symbol in `ebpf/src/settings.rs` follow it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// The symbol of the object's [`Settings`].
-pub const SETTINGS_SYMBOL: &str = "SETTINGS_3";
+pub const SETTINGS_SYMBOL: &str = "SETTINGS_4";

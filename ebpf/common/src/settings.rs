@@ -19,6 +19,8 @@ pub struct Settings {
     pub inode_ino: u32,
     /// `struct inode`: `i_size`.
     pub inode_size: u32,
+    /// `struct inode`: `i_mode`.
+    pub inode_mode: u32,
     /// `struct super_block`: `s_dev`.
     pub sb_dev: u32,
     /// `struct file`: `f_inode`.
@@ -83,6 +85,8 @@ pub struct Settings {
     pub fuse_pid: u32,
     /// `struct fuse_req`: `out.h.len`.
     pub fuse_out_len: u32,
+    /// Openings are reported while the ring holds less than this: the rest is for beginnings and ends.
+    pub openings_bytes: u32,
     /// The disks that the store is on, as the kernel keeps device numbers; 0 where there are fewer.
     pub disks: [u32; DISKS],
 }
@@ -131,4 +135,4 @@ pub struct Clock {
     pub ns: u64,
 }
 
-const _: () = assert!(size_of::<Settings>() == 192 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);
+const _: () = assert!(size_of::<Settings>() == 200 && size_of::<Control>() == 8 && size_of::<Clock>() == 16);

@@ -99,6 +99,11 @@ impl Expected {
             let there = daemon.probe_programs.join(", ");
             differences.push(format!("reads are not seen at {} but by {there:?}", self.reads_seen_at));
         }
+        for opening in ["security_file_open", "security_mmap_file"] {
+            if !daemon.probe_programs.iter().any(|program| program.contains(opening)) {
+                differences.push(format!("nothing is attached to {opening}"));
+            }
+        }
         let LargeFiles { files, passthrough, daemon_reads } = daemon.large_files;
         let as_it_must = if self.passthrough() {
             passthrough == files && daemon_reads == 0
@@ -173,11 +178,12 @@ mod tests {
 
     #[test]
     fn a_daemon_that_fell_back_is_told() {
+        let openings = "file_opened (security_file_open), file_mapped (security_mmap_file)";
         let good = Daemon {
             serve: "noopen".into(),
             engine: "io_uring".into(),
             probe_tier: "A".into(),
-            probe_programs: vec!["read_verified (rw_verify_area)".into()],
+            probe_programs: vec!["read_verified (rw_verify_area)".into(), openings.into()],
             large_files: LargeFiles { files: 3, passthrough: 3, daemon_reads: 0 },
             read_ahead_kb: Some(1024),
             off: vec![],

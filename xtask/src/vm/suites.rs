@@ -46,13 +46,13 @@ const SUITES: &[Row] = &[
     Row {
         // No probes are a failure here: every kernel of the table can have them.
         environment: &[("PROBES_REQUIRED", "1")],
-        quick: &["ground_truth::", "others::", "readings::", "rights::"],
+        quick: &["ground_truth::", "openings::", "others::", "readings::", "rights::"],
         ..Row::of("probes", "probes", Holds::Ext4, &[])
     },
     Row {
         limit_minutes: 60,
         // Epochs of small and of large files are read anyway, when the daemon is asked what it uses.
-        quick: &["files::complete_shards", "replaced::an_object_that_shrinks"],
+        quick: &["files::complete_shards", "observed::trace_shows_opens", "replaced::an_object_that_shrinks"],
         ..Row::of("e2e", "e2e", Holds::Ext4, &[])
     },
 ];

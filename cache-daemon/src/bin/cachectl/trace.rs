@@ -24,15 +24,16 @@ Examples:
 
 EVENT   begin, end: a reading of a file begins, reaches its end; begin+end: a small file, read at
         once. Reads that the page cache serves too, as far as probes see them (docs/probes.md).
-        open: a file was opened. Only in the serve mode `open` (`cachectl stats` says which it is):
-        in `noopen` the kernel opens files without asking anybody, and no probe looks there.
+        open: a file was opened. mmap: it was mapped. Probes see that, where `cachectl stats` lists
+        file_opened and file_mapped, while somebody traces; in the serve mode `open` the daemon
+        tells of opens itself.
         miss, ahead: a part of a file came from the origin, for a reader or ahead of one; LATENCY
         is the origin's. push: a part was put into the page cache. evict: what is stored of a file
         was forgotten.
 BY      begin, end: read or fault. miss, ahead: nothing, or failed. open: who answers the reads,
-        the daemon, or the kernel by itself (passthrough).
+        the daemon, or the kernel by itself (passthrough). mmap: nothing.
 PID     of a miss, the first that waited for it; `-`: nobody, or not known.
-With --pid there are open, begin, end and miss: the others are nobody's.
+With --pid there are open, mmap, begin, end and miss: the others are nobody's.
 
 Exit code: 0, or 2 if no daemon answers.";
 
@@ -120,6 +121,7 @@ impl<'a> Seen<'a> {
                 by: if passed_through { "kernel" } else { "daemon" },
                 ..of(at_ns, path, "open")
             },
+            TraceLine::Mapped { at_ns, path, by } => Seen { process: Some(by), ..of(*at_ns, path, "mmap") },
             &TraceLine::Fetched { at_ns, ref path, start, end, ref by, latency_us, ahead, failed } => Seen {
                 process: by.as_ref(),
                 latency_us: Some(latency_us),
@@ -314,7 +316,7 @@ mod tests {
         Process { pid, tid: pid, command: "reader".to_owned() }
     }
 
-    fn lines() -> [TraceLine; 6] {
+    fn lines() -> [TraceLine; 7] {
         let path = || "train/a.jpg".to_owned();
         let reading = |path, pid, at_ns| {
             let (by, start, end, begins, ends, fault) = (by(pid), 0, 2048, true, true, false);
@@ -335,6 +337,7 @@ mod tests {
             },
             reading("val/b.jpg".to_owned(), 8, 3_000_000_000),
             TraceLine::Opened { at_ns: 3_000_000_000, path: path(), by: None, passed_through: true },
+            TraceLine::Mapped { at_ns: 3_000_000_000, path: path(), by: by(8) },
             TraceLine::Quiet { lost: 3 },
         ]
     }
@@ -356,8 +359,10 @@ mod tests {
         assert_eq!(shown[0].find("COMMAND"), shown[2].find("reader"), "{shown:#?}");
         let cells: Vec<_> = shown[4].split_whitespace().skip(1).collect();
         assert_eq!(cells, ["-", "open", "kernel", "-", "-", "-", "-", "train/a.jpg"]);
-        assert_eq!(shown[5], "4 lines in 1.0 s, 2 begin+end, 1 miss, 1 open; 3 lost");
-        assert!(shown[6].starts_with("origin: p50 ") && shown[6].ends_with("max 12 ms"), "{}", shown[6]);
+        let cells: Vec<_> = shown[5].split_whitespace().skip(1).collect();
+        assert_eq!(cells, ["8", "mmap", "-", "-", "-", "reader", "train/a.jpg"]);
+        assert_eq!(shown[6], "5 lines in 1.0 s, 2 begin+end, 1 miss, 1 open, 1 mmap; 3 lost");
+        assert!(shown[7].starts_with("origin: p50 ") && shown[7].ends_with("max 12 ms"), "{}", shown[7]);
     }
 
     #[test]
@@ -381,21 +386,21 @@ mod tests {
     #[test]
     fn a_glob_and_a_process_choose_lines() {
         assert_eq!(shown(trace(Some("val/*"), None)).len(), 3);
-        assert_eq!(shown(trace(Some("*.jpg"), None)).len(), 7, "a star takes slashes too");
+        assert_eq!(shown(trace(Some("*.jpg"), None)).len(), 8, "a star takes slashes too");
         assert_eq!(shown(trace(Some("val"), None)), ["0 lines in 0.0 s; 3 lost"]);
         let of_one = shown(trace(None, Some(8)));
-        assert_eq!(of_one.len(), 5, "its reading and its miss: {of_one:#?}");
+        assert_eq!(of_one.len(), 6, "its reading, its mapping and its miss: {of_one:#?}");
         assert_eq!(shown(trace(None, Some(7))).len(), 3, "its reading: {:#?}", lines());
     }
 
     #[test]
     fn a_line_of_nobodys_has_no_process_and_says_so_in_json_by_leaving_it_out() {
-        let [.., opened, _] = lines();
+        let [.., opened, mapped, _] = lines();
         let text = serde_json::to_string(&opened).expect("it is plain");
         assert!(!text.contains("pid"), "{text}");
         assert_eq!(serde_json::from_str::<TraceLine>(&text).expect("what was written"), opened);
         let [_, reading, fetched, ..] = lines();
-        for line in [reading, fetched] {
+        for line in [reading, fetched, mapped] {
             let text = serde_json::to_string(&line).expect("it is plain");
             assert!(text.contains(r#""pid":"#) && text.contains(r#""command":"reader""#), "{text}");
             assert_eq!(serde_json::from_str::<TraceLine>(&text).expect("what was written"), line);
