@@ -24,6 +24,7 @@ mod push;
 mod read;
 mod requests;
 mod revalidate;
+mod rides;
 mod slowest;
 mod source;
 #[cfg(test)]
@@ -38,7 +39,7 @@ pub use eviction::{Eviction, Patterns};
 pub use journal::{Deed, Entry, Journal, WantedBy};
 pub use lending::Overdue;
 pub use prefetch::{Done, Prefetcher};
-pub use push::PushOutcome;
+pub use push::{NotPushed, PushOutcome};
 pub use requests::{Asked, Noted, Requests, Turn};
 pub use revalidate::{Announce, Revalidation};
 pub use slowest::{Slow, Slowest, Why};
@@ -52,6 +53,8 @@ use crate::stats::cache::CacheFigures;
 use crate::store::Store;
 use flight::Flights;
 use fuse_frontend::source::Ino;
+use read::Rider;
+use rides::Rides;
 
 /// The most that one GET asks for: 4 MiB. Object stores reach their bandwidth on ranges of 4-16 MiB, and
 /// a reader of the first byte waits for the whole unit.
@@ -89,6 +92,7 @@ pub struct Cache {
     origin: Origin,
     runtime: tokio::runtime::Handle,
     flights: Flights,
+    rides: Rides<Rider>,
     /// In KiB, because tokio's semaphores count to 2^29 on 32-bit machines and a GiB must fit.
     fill_kib: Arc<Semaphore>,
     fill_kib_max: u32,
@@ -128,6 +132,7 @@ impl Cache {
             origin,
             runtime,
             flights: Flights::default(),
+            rides: Rides::default(),
             fill_kib: Arc::new(Semaphore::new(fill_kib_max as usize)),
             fill_kib_max,
             replaced,

@@ -31,6 +31,12 @@ struct Part {
     sink: Sink,
 }
 
+/// A part that the store is asked for, and since when.
+pub(super) struct Rider {
+    part: Part,
+    since: Instant,
+}
+
 /// `len` bytes at `offset` of an object of `size_bytes`, cut at its end and at its chunks.
 pub(super) fn chunk_ranges(size_bytes: u64, offset: u64, len: u32) -> Vec<ChunkRange> {
     let end = offset.saturating_add(u64::from(len)).min(size_bytes);
@@ -81,38 +87,70 @@ impl Cache {
     }
 
     fn read_part(self: &Arc<Self>, part: Part) {
-        if self.store.contains(&part.key()).is_some() {
-            let read = if part.is_readers() { Store::read_here } else { Store::read };
-            self.read_stored(part, read);
-        } else {
-            self.read_absent(part);
+        let Some(len) = self.store.contains(&part.key()) else { return self.read_absent(part) };
+        if !part.is_readers() {
+            return self.read_to_push(part, len);
+        }
+        match self.rides.join(&part.key(), Rider { part, since: Instant::now() }) {
+            Ok(()) => self.figures.push_joined.increment(),
+            Err(Rider { part, .. }) => self.read_stored(part, Store::read_here),
         }
     }
 
     /// The index has the chunk: has it read from the store, and fetches it if the store cannot give it.
     fn read_stored(self: &Arc<Self>, part: Part, read: fn(&Store, ExtentKey, Range<u32>, ReadDone)) {
         let (key, range) = (part.key(), part.range.range.clone());
-        let (cache, started, is_readers) = (self.clone(), Instant::now(), part.is_readers());
+        let (cache, rider) = (self.clone(), Rider { part, since: Instant::now() });
         let done = move |result: Result<&[u8], Miss>| match result {
-            Ok(bytes) => {
-                (part.sink)(Ok(bytes));
-                cache.eviction.used(part.ino, &part.object);
-                cache.figures.store_hits.increment();
-                cache.figures.store_hit_bytes.add(bytes.len() as u64);
-                let took = started.elapsed();
-                cache.figures.store_latency.record(took);
-                if is_readers {
-                    cache.slowest.offer(part.ino, took, || Why::Device);
-                }
-            }
-            Err(miss) => {
-                // A fault of ours is a miss. Past the index: what it still says may be what just failed.
-                tracing::debug!(key = %part.object.key, ?miss, "the store did not give what its index has");
-                cache.figures.store_refusals.increment();
-                cache.board(part, || false);
-            }
+            Ok(bytes) => cache.serve(rider, bytes),
+            Err(miss) => cache.refused(rider.part, miss),
         };
         read(&self.store, key, range, Box::new(done));
+    }
+
+    /// The same for a push; readers who ask for the chunk meanwhile go along, if it is all of its `len` bytes.
+    fn read_to_push(self: &Arc<Self>, part: Part, len: u32) {
+        let (key, range) = (part.key(), part.range.range.clone());
+        if range != (0..len) || !self.rides.begin(key) {
+            return self.read_stored(part, Store::read);
+        }
+        let (cache, rider) = (self.clone(), Rider { part, since: Instant::now() });
+        let done = move |result: Result<&[u8], Miss>| {
+            // The readers first: the push sees then that it comes too late.
+            for rider in cache.rides.end(&key).into_iter().chain([rider]) {
+                match result {
+                    Ok(bytes) => {
+                        let range = rider.part.range.range.clone();
+                        cache.serve(rider, &bytes[range.start as usize..range.end as usize]);
+                    }
+                    Err(miss) => cache.refused(rider.part, miss),
+                }
+            }
+        };
+        self.store.read(key, range, Box::new(done));
+    }
+
+    /// Hands on what the store gave.
+    fn serve(&self, rider: Rider, bytes: &[u8]) {
+        let Rider { part, since } = rider;
+        let is_readers = part.is_readers();
+        (part.sink)(Ok(bytes));
+        self.eviction.used(part.ino, &part.object);
+        self.figures.store_hits.increment();
+        self.figures.store_hit_bytes.add(bytes.len() as u64);
+        let took = since.elapsed();
+        self.figures.store_latency.record(took);
+        if is_readers {
+            self.slowest.offer(part.ino, took, || Why::Device);
+        }
+    }
+
+    /// The store did not give what its index has: a fault of ours is a miss. Past the index: what it still says may be what
+    /// just failed.
+    fn refused(self: &Arc<Self>, part: Part, miss: Miss) {
+        tracing::debug!(key = %part.object.key, ?miss, "the store did not give what its index has");
+        self.figures.store_refusals.increment();
+        self.board(part, || false);
     }
 
     /// The index has not the chunk: joins the flight of its unit, or begins it.

@@ -14,13 +14,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use fuse_frontend::errno::Errno;
 use fuse_frontend::push::{Dropped, Pushed, Pusher};
 use fuse_frontend::session::Mount;
 use fuse_frontend::source::Ino;
 use parking_lot::{Condvar, Mutex};
 
 use crate::access::{FileNo, History, Touch};
-use crate::cache::{Cache, Turn};
+use crate::cache::{Cache, NotPushed, PushOutcome, Turn};
 use crate::errands::push::{PIECE_BYTES, make_known, read_ahead};
 use crate::object::Object;
 use crate::policy::pushing::{Files, MARK_EVERY, PushCommand, PushCounts, Pushing, Room};
@@ -164,7 +165,8 @@ struct Pieces {
     shared: Arc<Shared>,
     file: FileNo,
     left: AtomicUsize,
-    all_there: AtomicBool,
+    stored: AtomicUsize,
+    failed: AtomicUsize,
 }
 
 impl PushLine {
@@ -259,24 +261,28 @@ impl Worker {
         if !make_known(&self.cache, &self.mount, ino) {
             return self.shared.answer(Came::NotPushed(file));
         }
-        self.send_all(file, ino, &Arc::new(object));
+        self.send_all(file, ino, &Arc::new(object), turn);
     }
 
-    fn send_all(&self, file: FileNo, ino: Ino, object: &Arc<Object>) {
-        let left = AtomicUsize::new(object.size_bytes.div_ceil(PIECE_BYTES) as usize);
-        let pieces =
-            Arc::new(Pieces { shared: self.shared.clone(), file, left, all_there: AtomicBool::new(true) });
+    fn send_all(&self, file: FileNo, ino: Ino, object: &Arc<Object>, turn: Turn) {
+        let pieces = Arc::new(Pieces {
+            shared: self.shared.clone(),
+            file,
+            left: AtomicUsize::new(object.size_bytes.div_ceil(PIECE_BYTES) as usize),
+            stored: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+        });
         for offset in (0..object.size_bytes).step_by(PIECE_BYTES as usize) {
             let is_wanted = self.shared.begin(&self.mount);
             if !is_wanted {
-                pieces.ended(false);
+                pieces.ended(Err(NotPushed::Unavailable(Errno::IO)));
                 continue;
             }
             let piece = (offset, PIECE_BYTES.min(object.size_bytes - offset) as u32);
             let pieces = pieces.clone();
-            self.cache.push(&self.pusher, ino, object, piece, move |outcome| {
+            self.cache.push(&self.pusher, ino, object, piece, Some(turn), move |outcome| {
                 pieces.shared.end();
-                pieces.ended(matches!(outcome, Ok(Pushed::Stored { .. })));
+                pieces.ended(outcome);
             });
         }
     }
@@ -297,14 +303,18 @@ impl Worker {
 }
 
 impl Pieces {
-    fn ended(&self, is_there: bool) {
-        if !is_there {
-            self.all_there.store(false, Relaxed);
+    fn ended(&self, outcome: PushOutcome) {
+        match outcome {
+            Ok(Pushed::Stored { .. }) => _ = self.stored.fetch_add(1, Relaxed),
+            // Its reader's request brings these pages.
+            Err(NotPushed::TooLate) => {}
+            _ => _ = self.failed.fetch_add(1, Relaxed),
         }
         if self.left.fetch_sub(1, AcqRel) == 1 {
-            self.shared.answer(match self.all_there.load(Relaxed) {
-                true => Came::Pushed(self.file),
-                false => Came::NotPushed(self.file),
+            self.shared.answer(match (self.stored.load(Relaxed), self.failed.load(Relaxed)) {
+                (0, 0) => Came::TooLate(self.file),
+                (_, 0) => Came::Pushed(self.file),
+                _ => Came::NotPushed(self.file),
             });
         }
     }

@@ -247,7 +247,7 @@ impl Errand<'_> {
     fn send(&mut self, ino: Ino, object: &Arc<Object>, piece: (u64, u32)) {
         self.pieces += 1;
         let sender = self.sender.clone();
-        self.cache.push(self.pusher, ino, object, piece, move |outcome| {
+        self.cache.push(self.pusher, ino, object, piece, None, move |outcome| {
             // There is room for all that are on their way; without a receiver the errand was given up.
             let _ = sender.send((ino, piece, outcome));
         });

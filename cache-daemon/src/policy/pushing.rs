@@ -26,6 +26,12 @@ const LEAD_MIN: usize = 16;
 const LONGER: f64 = 1.0 / 8.0;
 const SHORTER: f64 = 1.0 / 64.0;
 
+/// How many such times the lead is. Each push that comes too late raises it, each other lowers it, so that one in 21 is late.
+const MARGIN_MIN: f64 = 1.5;
+const MARGIN_MAX: f64 = 8.0;
+const RAISED: f64 = 0.02;
+const LOWERED: f64 = 0.001;
+
 /// Files that a reader has left alone for so long are not read any more: PIL reads 4 KiB first, and then the rest.
 const QUIET_NS: u64 = 20_000_000;
 
@@ -128,6 +134,7 @@ pub struct Pushing {
     has_fetched: bool,
     /// From the command to a push until the file is there, of nearly all.
     push_s: f64,
+    margin: f64,
     /// Bytes of a file, on the average of late.
     file_bytes: f64,
     counts: PushCounts,
@@ -157,9 +164,10 @@ impl Pushing {
         self.came(file, now_ns);
         if is_there {
             self.counts.pushed += 1;
-            if let Some(state @ State::Coming { .. }) = self.held.get_mut(&file) {
-                *state = State::Unread;
-            }
+            let coming = self.held.get_mut(&file).filter(|state| matches!(state, State::Coming { .. }));
+            let is_late = coming.is_none();
+            coming.into_iter().for_each(|state| *state = State::Unread);
+            self.judge(is_late);
         } else {
             self.counts.failed += 1;
             self.backed(file);
@@ -178,7 +186,13 @@ impl Pushing {
     pub fn too_late(&mut self, file: FileNo, now_ns: u64) {
         self.came(file, now_ns);
         self.counts.late += 1;
+        self.judge(true);
         self.backed(file);
+    }
+
+    fn judge(&mut self, is_late: bool) {
+        let margin = self.margin + if is_late { RAISED } else { -LOWERED };
+        self.margin = margin.clamp(MARGIN_MIN, MARGIN_MAX);
     }
 
     /// Nothing of the file was pushed: the kernel reads it from elsewhere.
@@ -268,7 +282,7 @@ impl Pushing {
     fn next_of(&mut self, order: &mut Order, files: &Files<'_>, room: &Room) -> Option<(FileNo, u64)> {
         // What lies far ahead takes room for long: a quarter of the budget at most.
         let ahead_max = (room.budget_bytes as f64 / 4.0 / self.file_bytes.max(1.0)) as usize;
-        let lead_s = (KNOWN_AFTER_S + self.push_s).min(LEAD_S_MAX);
+        let lead_s = ((KNOWN_AFTER_S + self.push_s) * self.margin.max(MARGIN_MIN)).min(LEAD_S_MAX);
         let lead = ((room.files_per_s * lead_s) as usize).min(ahead_max).max(LEAD_MIN);
         loop {
             let (place, file) = order.next_push(lead, ahead_max)?;

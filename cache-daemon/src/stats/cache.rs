@@ -11,6 +11,7 @@ figures! {
         store_refusals: Counter, "reads", "Parts that the index had and the store could not give: fetched again.";
         landed_hits: Counter, "reads", "Parts answered from bytes that were fetched and not stored yet.";
         joined: Counter, "reads", "Parts that waited for a fetch of another reader.";
+        push_joined: Counter, "reads", "Parts that were being read from the store for a push, and that their readers got with it.";
         misses: Counter, "reads", "Parts that began a fetch from the origin.";
         origin_read_bytes: Counter, "bytes", "Bytes answered to readers that came from the origin.";
         fills: Counter, "fetches", "Fetches that succeeded.";
