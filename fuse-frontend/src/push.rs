@@ -115,7 +115,8 @@ pub struct Push {
     pub offset: u64,
     /// The bytes; what of them makes no whole page is left out.
     pub bytes: Bytes,
-    /// Whether `ino` still means the version that the bytes are of. Asked on a pushing thread, right before the store; must not wait.
+    /// Whether `ino` still means the version that the bytes are of, and they are still of use. Asked on a pushing thread, right before
+    /// the store; must not wait.
     pub is_current: Box<dyn Fn() -> bool + Send>,
     /// Told once what came of it: on a pushing thread, or, if it is refused, at once on the thread that pushes.
     pub done: Box<dyn FnOnce(Pushed) + Send>,
