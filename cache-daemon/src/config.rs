@@ -20,7 +20,8 @@ mod prefetch;
 mod tests;
 
 pub use args::{
-    Args, Command, EngineChoice, IoMode, MountArgs, ProbeChoice, ServeChoice, VerifyChoice, one_line,
+    Args, Command, EngineChoice, IoMode, MountArgs, ProbeChoice, SaveChoice, ServeChoice, VerifyChoice,
+    one_line,
 };
 pub use memory::PageCacheSize;
 pub(crate) use memory::group_limit;
@@ -131,6 +132,8 @@ pub struct StoreOptions {
     pub file_from: u64,
     /// Who goes when it is full.
     pub policy: PolicyKind,
+    /// What the policy epoch saves.
+    pub save: SaveChoice,
     /// Places that hold something else, or a newer format, are taken over.
     pub format: bool,
     /// How the devices are driven.

@@ -49,13 +49,10 @@ struct State {
 }
 
 impl Eviction {
-    /// An empty account under `policy`.
-    pub(super) fn new(policy: PolicyKind) -> Self {
-        let state = || State {
-            evictor: Evictor::new(policy, u64::MAX, &Rules::default()),
-            victims: Vec::new(),
-            full_bytes: 0,
-        };
+    /// An empty account under `policy`, which goes by `rules`.
+    pub(super) fn new(policy: PolicyKind, rules: &Rules) -> Self {
+        let state =
+            || State { evictor: Evictor::new(policy, u64::MAX, rules), victims: Vec::new(), full_bytes: 0 };
         let everything = |_| Pattern::Epoch(SetNo(0));
         Self {
             state: (policy != PolicyKind::NoReplacement).then(|| Mutex::new(state())),

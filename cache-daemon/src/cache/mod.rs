@@ -48,7 +48,7 @@ pub use source::MountedCache;
 use crate::catalog::Catalog;
 use crate::object::{CHUNK_BYTES, Fingerprint};
 use crate::origin::Origin;
-use crate::policy::eviction::PolicyKind;
+use crate::policy::eviction::{PolicyKind, Rules};
 use crate::stats::cache::CacheFigures;
 use crate::store::Store;
 use flight::Flights;
@@ -69,12 +69,14 @@ pub struct CacheLimits {
     pub fill_bytes_max: u64,
     /// Who goes when the store is full.
     pub policy: PolicyKind,
+    /// What it goes by.
+    pub rules: Rules,
 }
 
 impl Default for CacheLimits {
     fn default() -> Self {
         // 64 units: enough for 8 readers of large objects, or for over a thousand small ones.
-        Self { fill_bytes_max: 256 << 20, policy: PolicyKind::Epoch }
+        Self { fill_bytes_max: 256 << 20, policy: PolicyKind::Epoch, rules: Rules::default() }
     }
 }
 
@@ -140,7 +142,7 @@ impl Cache {
             demand: AtomicU32::new(0),
             fill_us: AtomicU64::new(0),
             requests: Requests::default(),
-            eviction: Eviction::new(limits.policy),
+            eviction: Eviction::new(limits.policy, &limits.rules),
             journal: Arc::default(),
             slowest: Slowest::default(),
             figures,

@@ -83,7 +83,8 @@ impl Answer for Pushing {
             // A number of a version that is gone rests for two listings and may then be another's. The kernel keeps it
             // from that only once it has looked it up. Nor is it pushed if its reader came while it waited here.
             is_current: Box::new(move || {
-                !comes_too_late() && cache.catalog.object(ino).is_some_and(|object| object.fingerprint == version)
+                !comes_too_late()
+                    && cache.catalog.object(ino).is_some_and(|object| object.fingerprint == version)
             }),
             done: Box::new(move |pushed| match pushed {
                 Pushed::Outdated if is_late() => done(Err(NotPushed::TooLate)),

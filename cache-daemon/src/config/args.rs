@@ -78,6 +78,9 @@ pub struct MountArgs {
     /// What goes when the store is full: epoch, lru, fifo, s3fifo, sieve, 2-random, none.
     #[arg(long, value_name = "NAME", default_value = "epoch", value_parser = online, help_heading = "Cache")]
     pub policy: PolicyKind,
+    /// What the policy epoch saves when the store is full: bytes, or requests, where the origin limits or bills these.
+    #[arg(long, value_enum, default_value_t, help_heading = "Cache")]
+    pub save: SaveChoice,
     /// What is fetched ahead.
     #[command(flatten)]
     pub prefetch: PrefetchArgs,
@@ -199,6 +202,16 @@ choice! {
         NoOpen = "noopen",
         /// Every OPEN comes to the daemon, as passthrough needs it.
         Open = "open",
+    }
+}
+
+choice! {
+    /// `--save`.
+    SaveChoice {
+        /// Every byte of a set is worth the same.
+        Bytes = "bytes",
+        /// Small objects are kept first: a byte of theirs saves more requests.
+        Requests = "requests",
     }
 }
 

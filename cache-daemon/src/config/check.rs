@@ -87,6 +87,7 @@ impl Config {
                 size_bytes,
                 file_from,
                 policy: args.policy,
+                save: args.save,
                 format: args.format,
                 engine: args.engine,
                 sqpoll: args.sqpoll,

@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 
 use crate::cache::{Cache, CacheLimits};
 use crate::catalog::Catalog;
-use crate::config::{self, Config, EngineChoice, IoMode, ServeChoice, VerifyChoice};
+use crate::config::{self, Config, EngineChoice, IoMode, SaveChoice, ServeChoice, VerifyChoice};
 use crate::control::ControlFigures;
 use crate::io::EngineKind;
 use crate::origin::{Origin, OriginLimits, OriginOptions};
+use crate::policy::eviction::{Objective, Rules};
 use crate::stats::cache::CacheFigures;
 use crate::stats::catalog::CatalogFigures;
 use crate::stats::origin::OriginFigures;
@@ -70,8 +71,17 @@ impl Parts {
         runtime: &Handle,
         config: &Config,
     ) -> (Arc<Cache>, mpsc::Receiver<Ino>) {
-        let limits =
-            CacheLimits { fill_bytes_max: config.limits.fill_bytes_max, policy: config.store.policy };
+        let limits = CacheLimits {
+            fill_bytes_max: config.limits.fill_bytes_max,
+            policy: config.store.policy,
+            rules: Rules {
+                objective: match config.store.save {
+                    SaveChoice::Bytes => Objective::Bytes,
+                    SaveChoice::Requests => Objective::Requests,
+                },
+                ..Rules::default()
+            },
+        };
         let figures = self.figures.cache.clone();
         let (cache, outdated) =
             Cache::new(catalog, self.store.clone(), self.origin.clone(), runtime.clone(), limits, figures);

@@ -1,7 +1,7 @@
 //! A full store under policies: who goes is gone from the store, and who came is there.
 
 use super::*;
-use crate::policy::eviction::{Pattern, PolicyKind, SetNo};
+use crate::policy::eviction::{Objective, Pattern, PolicyKind, Rules, SetNo};
 
 const OBJECTS: usize = 240;
 const OBJECT_BYTES: usize = 500_000;
@@ -87,4 +87,23 @@ fn what_is_stored_from_before_can_go() {
     rig.cache.know_what_is_stored();
     rig.read_all(60..OBJECTS);
     assert_eq!(rig.stored(0..60), 0);
+}
+
+#[test]
+fn where_requests_are_saved_small_objects_take_the_room_of_large_ones() {
+    let sizes: Vec<usize> = (0..400).map(|object| if object < 200 { 400_000 } else { 20_000 }).collect();
+    let small_stored = |objective| {
+        let rules = Rules { objective, ..Rules::default() };
+        let rig = Rig::limited(&sizes, CacheLimits { rules, ..CacheLimits::default() }, 32 << 20);
+        for object in (0..400).chain(0..400) {
+            let read =
+                rig.read(rig.ino(&format!("o{object}")), 0, sizes[object] as u32).expect("the origin has it");
+            assert!(read == rig.objects[&format!("o{object}")], "wrong bytes");
+            rig.settle();
+            rig.cache.store().sync().expect("the directory is good");
+        }
+        rig.stored(200..400)
+    };
+    let (of_bytes, of_requests) = (small_stored(Objective::Bytes), small_stored(Objective::Requests));
+    assert!(of_bytes < 50 && of_requests > 190, "{of_bytes} and {of_requests} of 200");
 }
