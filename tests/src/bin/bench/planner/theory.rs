@@ -1,0 +1,156 @@
+//! What policies hit of shuffled epochs, beside what theory and the simulator say.
+//!
+//! `theory_C_POLICY`: a cache of C percent of the data set, all files of one size, and `theory_C_POLICY_lognormal`. The byte
+//! hit ratio is counted at the server, 1 - GET bytes / bytes read, and beside it in the daemon. c is what the store holds of
+//! the data set, measured before and after each epoch: policies that replace leave holes in segments, so that it is less
+//! than `--cache-size` allows. Theory: `epoch` c, LRU c + (1 - c) ln(1 - c); the simulator, by the same files in the same
+//! orders with a cache of c, for 2-random and for sizes that differ.
+//!
+//! `epoch` runs as it is shipped. The others run with `--prefetch off`: of an unseen set the planner would fetch what they have
+//! just replaced, and a hit on that is not theirs. Nothing is pushed, and pages are dropped before each epoch.
+//!
+//! Files of a quarter of a MiB: a tenth of 20 000 of them are the segments of 64 MiB that it takes for the store to fill
+//! its holes (`store/writer/moving.rs`: six).
+
+use std::fs;
+
+use cache_daemon::policy::eviction::PolicyKind;
+use epochcache_tests::bed::data_set::Shape;
+use epochcache_tests::bed::mount::{Bed, Mount};
+use epochcache_tests::bed::s3::Weather;
+
+use super::simulated::Epochs;
+use super::stored_bytes;
+use crate::machine::{self, Forget};
+use crate::pairs::{Pairs, median};
+use crate::{Effort, Results};
+
+/// Extents of exactly 256 KiB.
+const MEAN_BYTES: u64 = (256 << 10) - 4096;
+const POLICIES: [PolicyKind; 3] = [PolicyKind::Epoch, PolicyKind::Lru, PolicyKind::TwoRandom];
+
+/// Epochs before those that count: one fills the store, and in one it settles.
+const SETTLING: u32 = 2;
+
+struct Case {
+    name: String,
+    policy: PolicyKind,
+    percent: u64,
+    is_equal: bool,
+}
+
+/// An epoch that counts.
+struct Sample {
+    hit_ratio: f64,
+    /// By the daemon's figures.
+    counted: f64,
+    /// The share of the data set that was stored.
+    kept: f64,
+}
+
+/// All cases that are wanted.
+pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Results) -> anyhow::Result<()> {
+    for (suffix, sigma) in [("", 0.0), ("_lognormal", 0.5)] {
+        let case = |percent, policy: PolicyKind| {
+            let name = format!("theory_{percent}_{policy}{suffix}");
+            is_wanted(&name).then_some(Case { name, policy, percent, is_equal: sigma == 0.0 })
+        };
+        let percents = effort.pick(&[10, 25, 50][..], &[50]);
+        let cases = percents.iter().flat_map(|&percent| POLICIES.map(|policy| case(percent, policy)));
+        let cases: Vec<Case> = cases.flatten().collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let files = effort.pick(20_000, 3_000);
+        let shape = Shape { files, classes: files / 20, mean_bytes: MEAN_BYTES, sigma, ..Shape::default() };
+        let theory = Theory::new(Bed::new(&shape, &Weather::default())?, effort.pick(4, 3));
+        cases.iter().try_for_each(|case| theory.case(case, results))?;
+    }
+    Ok(())
+}
+
+struct Theory {
+    bed: Bed,
+    /// What each file takes in the store.
+    sizes_bytes: Vec<u64>,
+    epochs: u32,
+}
+
+impl Theory {
+    fn new(bed: Bed, epochs: u32) -> Self {
+        let sizes_bytes = bed.data_set.manifest.files.iter().map(|file| stored_bytes(file.size_bytes)).collect();
+        Self { bed, sizes_bytes, epochs }
+    }
+
+    fn data_set_bytes(&self) -> u64 {
+        self.sizes_bytes.iter().sum()
+    }
+
+    fn case(&self, case: &Case, results: &mut Results) -> anyhow::Result<()> {
+        let samples = self.measure(case)?;
+        let kept: Vec<f64> = samples.iter().map(|sample| sample.kept).collect();
+        let simulated = self.simulated(case, median(&kept))?;
+        let expected = |kept: f64| match (case.is_equal, case.policy) {
+            (true, PolicyKind::Epoch) => (kept, "c"),
+            (true, PolicyKind::Lru) => (kept + (1.0 - kept) * (1.0 - kept).ln(), "c + (1 - c) ln(1 - c)"),
+            _ => (simulated, "simulator"),
+        };
+        let pairs: Vec<(f64, f64)> =
+            samples.iter().map(|sample| (sample.hit_ratio, expected(sample.kept).0)).collect();
+        let off = pairs.iter().map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f64::max);
+        let note = format!(
+            "bytes at the server, epochs {} to {}; c = {:.3}; off by {off:.4} at most; the simulator says {simulated:.4}",
+            SETTLING + 1,
+            self.epochs,
+            median(&kept),
+        );
+        let reference = expected(0.0).1;
+        let ratios = Pairs::of(&pairs, |ratio| *ratio);
+        results.pairs(&case.name, "hit_ratio", "", reference, &ratios, &note);
+        let counted: Vec<f64> = samples.iter().map(|sample| sample.counted).collect();
+        results.absolute(&case.name, "hit_ratio_counted", "", &counted, "by cache_fill_bytes");
+        let note = format!("of the data set, in a cache of {} %", case.percent);
+        results.absolute(&case.name, "kept", "", &kept, &note);
+        Ok(())
+    }
+
+    fn simulated(&self, case: &Case, kept: f64) -> anyhow::Result<f64> {
+        let epochs = Epochs { sizes_bytes: &self.sizes_bytes, epochs: self.epochs };
+        let cache_bytes = (self.data_set_bytes() as f64 * kept) as u64;
+        epochs.hit_ratio(case.policy, cache_bytes, SETTLING + 1)
+    }
+
+    fn measure(&self, case: &Case) -> anyhow::Result<Vec<Sample>> {
+        let bed = &self.bed;
+        let command = bed.mount_command();
+        let _ = fs::remove_dir_all(&command.cache_dir);
+        let size = (self.data_set_bytes() * case.percent / 100).to_string();
+        let mut options = vec!["--policy", case.policy.name(), "--page-cache-size", "0"];
+        if case.policy != PolicyKind::Epoch {
+            options.extend(["--prefetch", "off"]);
+        }
+        let mount = command.cache_size(&size).options(&options).start()?;
+        let mut readers = bed.readers(&mount)?;
+        let mut samples = Vec::new();
+        for epoch in 1..=self.epochs {
+            machine::forget(Forget::Pages)?;
+            bed.origin.reset()?;
+            let (before, kept_before) = (mount.stats()?, self.kept(&mount)?);
+            let report = readers.epoch(u64::from(epoch))?;
+            report.must_be_right(bed.files())?;
+            let missed = |bytes: u64| 1.0 - bytes as f64 / report.bytes as f64;
+            samples.push(Sample {
+                hit_ratio: missed(bed.origin.counters()?.get_bytes),
+                counted: missed(mount.stats()?.grown(&before, "cache_fill_bytes")),
+                kept: (kept_before + self.kept(&mount)?) / 2.0,
+            });
+        }
+        drop(readers);
+        mount.unmount()?;
+        Ok(samples.split_off(SETTLING as usize))
+    }
+
+    fn kept(&self, mount: &Mount) -> anyhow::Result<f64> {
+        Ok(mount.stats()?.figure("store_live_bytes") as f64 / self.data_set_bytes() as f64)
+    }
+}
