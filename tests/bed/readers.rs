@@ -23,7 +23,8 @@ fn every_way_of_reading_reads_every_file_once() {
 fn ranks_read_an_epoch_together() {
     let home = tempfile::tempdir().unwrap();
     let data_set = DataSet::make(home.path(), &Shape::of(60)).unwrap();
-    let reading = Reading { workers: 2, ranks: 3, ..Reading::new(&data_set.directory, &data_set.manifest_path) };
+    let reading =
+        Reading { workers: 2, ranks: 3, ..Reading::new(&data_set.directory, &data_set.manifest_path) };
     let mut bytes = 0;
     for rank in 0..3 {
         let report = Readers::start(&Reading { rank, ..reading.clone() }).unwrap().epoch(7).unwrap();

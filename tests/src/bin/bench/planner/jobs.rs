@@ -62,7 +62,7 @@ pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Resul
         return Ok(());
     }
     // Half of the data set has more than the six segments from which on the store fills its holes.
-    let files = effort.pick(10_000, 3_000);
+    let files = effort.pick(10_000, 8_000);
     let shape = Shape { classes: files / 20, validation: files / 10, ..Shape::of(files) };
     let bed = Bed::new(&shape, &Weather::default())?;
     wanted.into_iter().try_for_each(|case| measure(&bed, effort, case, results))

@@ -2,15 +2,15 @@
 //!
 //! `theory_C_POLICY`: a cache of C percent of the data set, all files of one size, and `theory_C_POLICY_lognormal`. The byte
 //! hit ratio is counted at the server, 1 - GET bytes / bytes read, and beside it in the daemon. c is what the store holds of
-//! the data set, measured before and after each epoch: policies that replace leave holes in segments, so that it is less
-//! than `--cache-size` allows. Theory: `epoch` c, LRU c + (1 - c) ln(1 - c); the simulator, by the same files in the same
-//! orders with a cache of c, for 2-random and for sizes that differ.
+//! the data set, measured before and after each epoch. Theory: `epoch` c, LRU c + (1 - c) ln(1 - c); the simulator, by
+//! the same files in the same orders with a cache of c, for 2-random and for sizes that differ.
+//!
+//! Each object is in a file of its own (`--file-from 0`). In segments, policies that replace all the time are not what they
+//! are called: they leave holes, and while the store empties a segment to fill them it refuses what comes
+//! (`store/writer/admission.rs`), so that less is replaced. `theory_50_lru_segments` shows that.
 //!
 //! `epoch` runs as it is shipped. The others run with `--prefetch off`: of an unseen set the planner would fetch what they have
 //! just replaced, and a hit on that is not theirs. Nothing is pushed, and pages are dropped before each epoch.
-//!
-//! Files of a quarter of a MiB: a tenth of 20 000 of them are the segments of 64 MiB that it takes for the store to fill
-//! its holes (`store/writer/moving.rs`: six).
 
 use std::fs;
 
@@ -25,8 +25,8 @@ use crate::machine::{self, Forget};
 use crate::pairs::{Pairs, median};
 use crate::{Effort, Results};
 
-/// Extents of exactly 256 KiB.
-const MEAN_BYTES: u64 = (256 << 10) - 4096;
+/// A tenth of 20 000 of them are four segments of 64 MiB, whose space files are lent.
+const MEAN_BYTES: u64 = 128 << 10;
 const POLICIES: [PolicyKind; 3] = [PolicyKind::Epoch, PolicyKind::Lru, PolicyKind::TwoRandom];
 
 /// Epochs before those that count: one fills the store, and in one it settles.
@@ -37,6 +37,8 @@ struct Case {
     policy: PolicyKind,
     percent: u64,
     is_equal: bool,
+    /// Small objects are packed in segments.
+    is_packed: bool,
 }
 
 /// An epoch that counts.
@@ -46,22 +48,33 @@ struct Sample {
     counted: f64,
     /// The share of the data set that was stored.
     kept: f64,
+    /// Of what was fetched, the share that the store refused.
+    refused: f64,
 }
 
 /// All cases that are wanted.
 pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Results) -> anyhow::Result<()> {
     for (suffix, sigma) in [("", 0.0), ("_lognormal", 0.5)] {
+        let is_equal = sigma == 0.0;
         let case = |percent, policy: PolicyKind| {
             let name = format!("theory_{percent}_{policy}{suffix}");
-            is_wanted(&name).then_some(Case { name, policy, percent, is_equal: sigma == 0.0 })
+            Case { name, policy, percent, is_equal, is_packed: false }
         };
         let percents = effort.pick(&[10, 25, 50][..], &[50]);
         let cases = percents.iter().flat_map(|&percent| POLICIES.map(|policy| case(percent, policy)));
-        let cases: Vec<Case> = cases.flatten().collect();
+        let packed = Case {
+            name: "theory_50_lru_segments".to_owned(),
+            policy: PolicyKind::Lru,
+            percent: 50,
+            is_equal,
+            is_packed: true,
+        };
+        let cases = cases.chain(is_equal.then_some(packed));
+        let cases: Vec<Case> = cases.filter(|case| is_wanted(&case.name)).collect();
         if cases.is_empty() {
             continue;
         }
-        let files = effort.pick(20_000, 3_000);
+        let files = effort.pick(20_000, 4_000);
         let shape = Shape { files, classes: files / 20, mean_bytes: MEAN_BYTES, sigma, ..Shape::default() };
         let theory = Theory::new(Bed::new(&shape, &Weather::default())?, effort.pick(4, 3));
         cases.iter().try_for_each(|case| theory.case(case, results))?;
@@ -78,7 +91,8 @@ struct Theory {
 
 impl Theory {
     fn new(bed: Bed, epochs: u32) -> Self {
-        let sizes_bytes = bed.data_set.manifest.files.iter().map(|file| stored_bytes(file.size_bytes)).collect();
+        let sizes_bytes =
+            bed.data_set.manifest.files.iter().map(|file| stored_bytes(file.size_bytes)).collect();
         Self { bed, sizes_bytes, epochs }
     }
 
@@ -111,6 +125,8 @@ impl Theory {
         results.absolute(&case.name, "hit_ratio_counted", "", &counted, "by cache_fill_bytes");
         let note = format!("of the data set, in a cache of {} %", case.percent);
         results.absolute(&case.name, "kept", "", &kept, &note);
+        let refused: Vec<f64> = samples.iter().map(|sample| sample.refused).collect();
+        results.absolute(&case.name, "refused", "", &refused, "by the store, of what was fetched");
         Ok(())
     }
 
@@ -126,6 +142,9 @@ impl Theory {
         let _ = fs::remove_dir_all(&command.cache_dir);
         let size = (self.data_set_bytes() * case.percent / 100).to_string();
         let mut options = vec!["--policy", case.policy.name(), "--page-cache-size", "0"];
+        if !case.is_packed {
+            options.extend(["--file-from", "0"]);
+        }
         if case.policy != PolicyKind::Epoch {
             options.extend(["--prefetch", "off"]);
         }
@@ -138,10 +157,14 @@ impl Theory {
             let (before, kept_before) = (mount.stats()?, self.kept(&mount)?);
             let report = readers.epoch(u64::from(epoch))?;
             report.must_be_right(bed.files())?;
+            let (counters, after) = (bed.origin.counters()?, mount.stats()?);
             let missed = |bytes: u64| 1.0 - bytes as f64 / report.bytes as f64;
+            let refused =
+                ["store_rejected_full", "store_rejected_busy"].map(|name| after.grown(&before, name));
             samples.push(Sample {
-                hit_ratio: missed(bed.origin.counters()?.get_bytes),
-                counted: missed(mount.stats()?.grown(&before, "cache_fill_bytes")),
+                hit_ratio: missed(counters.get_bytes),
+                counted: missed(after.grown(&before, "cache_fill_bytes")),
+                refused: refused.iter().sum::<u64>() as f64 / counters.get.max(1) as f64,
                 kept: (kept_before + self.kept(&mount)?) / 2.0,
             });
         }
