@@ -171,7 +171,7 @@ impl Numbered {
                 && let Some((epoch, order)) = line.waiting.pop_first()
             {
                 line.begin(epoch, now);
-                due.push(order);
+                due.push(order.next_in_line());
             }
         }
         if !due.is_empty() {
