@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cache_daemon::policy::eviction::{PolicyKind, Rules};
 use cache_daemon::simulate::Trace;
+use cache_daemon::simulate::origin::Model;
 use cache_daemon::simulate::run::{self, Progress, Settings};
 use cache_daemon::simulate::sizes::Sizes;
 use cache_daemon::simulate::synthetic::{self, Order, Synthetic};
@@ -19,7 +20,6 @@ use epochcache_tests::bed::programs::wait_until;
 use epochcache_tests::bed::reader::{Readers, Reading, permutation};
 use epochcache_tests::bed::s3::Weather;
 
-use super::simulated::MODEL;
 use super::{LINK_BYTES_PER_S, stored_bytes};
 use crate::machine::{self, Forget};
 use crate::pairs::{Pairs, median};
@@ -31,6 +31,16 @@ const WORKERS: usize = 2;
 
 /// Epochs after the present one whose orders are told: as many as the daemon keeps (`daemon/numbered.rs`).
 const AHEAD: u64 = 4;
+
+/// What the origin does with time matters to nobody here.
+const MODEL: Model = Model {
+    latency_s: 0.0,
+    bandwidth_bytes_per_s: f64::INFINITY,
+    requests_per_s: f64::INFINITY,
+    files_per_s: f64::INFINITY,
+    readers: WORKERS as u32,
+    ahead: None,
+};
 
 /// One policy's epochs, those that count.
 struct Sample {

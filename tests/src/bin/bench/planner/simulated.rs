@@ -1,69 +1,42 @@
-//! The readings of a bed, for the simulator: the same files in the same orders, by the daemon's own policies.
+//! The readings of a bed, played through the daemon's own policies: the same files in the same orders.
+//!
+//! As `cachectl simulate` does, but that the store may refuse some of what the policy lets in, as it does while it empties a segment.
 
-use cache_daemon::policy::eviction::{ObjectNo, Pattern, PolicyKind, Rules, SetNo};
-use cache_daemon::simulate::origin::Model;
-use cache_daemon::simulate::run::{self, Case, Progress, Settings};
-use cache_daemon::simulate::{Trace, TraceError, Use};
+use cache_daemon::policy::eviction::{Access, Evictor, ObjectNo, Pattern, PolicyKind, Rules, SetNo, Touched};
 use epochcache_tests::bed::reader::permutation;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
-/// What the origin does with time matters to nobody here.
-pub const MODEL: Model = Model {
-    latency_s: 0.0,
-    bandwidth_bytes_per_s: f64::INFINITY,
-    requests_per_s: f64::INFINITY,
-    files_per_s: f64::INFINITY,
-    readers: 8,
-    ahead: None,
-};
-
-/// Epochs 1 to `epochs` of files of these sizes.
+/// Epochs 1 to `epochs` of files of these sizes; those from `from` on count.
 pub struct Epochs<'a> {
     pub sizes_bytes: &'a [u64],
     pub epochs: u32,
+    pub from: u32,
 }
 
 impl Epochs<'_> {
-    /// The share of the bytes that `policy` hits in a cache of `cache_bytes`, from epoch `from` on.
-    pub fn hit_ratio(&self, policy: PolicyKind, cache_bytes: u64, from: u32) -> anyhow::Result<f64> {
-        let settings = Settings { rules: Rules::default(), model: MODEL, from_epoch: from - 1 };
-        let case = Case { policy, cache_bytes };
-        Ok(run::run(self, case, &settings, &Progress::default())?.byte_hit_ratio())
-    }
-}
-
-impl Trace for Epochs<'_> {
-    fn objects(&self) -> u32 {
-        self.sizes_bytes.len() as u32
-    }
-
-    fn uses(&self) -> u64 {
-        self.sizes_bytes.len() as u64 * u64::from(self.epochs)
-    }
-
-    fn data_set_bytes(&self) -> u64 {
-        self.sizes_bytes.iter().sum()
-    }
-
-    fn epochs(&self) -> u32 {
-        self.epochs
-    }
-
-    fn is_exactly_once(&self) -> bool {
-        true
-    }
-
-    fn replay(&self, _: bool, f: &mut dyn FnMut(&Use) -> bool) -> Result<(), TraceError> {
-        let mut position = 0;
-        for epoch in 0..self.epochs {
-            for number in permutation(self.sizes_bytes.len(), 1, u64::from(epoch) + 1) {
+    /// The share of the bytes that `policy` hits in a cache of `cache_bytes`, of which the store refuses the share `refused` of
+    /// what is let in.
+    pub fn hit_ratio(&self, policy: PolicyKind, cache_bytes: u64, refused: f64) -> f64 {
+        let mut evictor = Evictor::new(policy, cache_bytes, &Rules::default());
+        let (mut victims, mut dice) = (Vec::new(), StdRng::seed_from_u64(1));
+        let (mut hit_bytes, mut read_bytes) = (0, 0);
+        for epoch in 1..=self.epochs {
+            for number in permutation(self.sizes_bytes.len(), 1, epoch.into()) {
                 let (object, size_bytes) = (ObjectNo(number as u32), self.sizes_bytes[number]);
                 let pattern = Pattern::Epoch(SetNo(0));
-                if !f(&Use { position, epoch, object, size_bytes, pattern, next_use: 0, at_ms: None }) {
-                    return Ok(());
+                let access = Access { object, size_bytes, now_ms: 0, pattern, next_use: u64::MAX };
+                let touched = evictor.touch(&access, &mut victims);
+                if touched == Touched::Admitted && dice.random_bool(refused) {
+                    // Who went for it is gone all the same.
+                    evictor.forget(object);
                 }
-                position += 1;
+                if epoch >= self.from {
+                    read_bytes += size_bytes;
+                    hit_bytes += if touched == Touched::Hit { size_bytes } else { 0 };
+                }
             }
         }
-        Ok(())
+        hit_bytes as f64 / read_bytes as f64
     }
 }
