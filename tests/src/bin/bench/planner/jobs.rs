@@ -20,7 +20,7 @@ use epochcache_tests::bed::programs::wait_until;
 use epochcache_tests::bed::reader::{EpochReport, Job, Readers, Reading, Sampler};
 use epochcache_tests::bed::s3::Weather;
 
-use super::{away, stored_bytes, warm};
+use super::{SMALL_SEGMENTS, away, stored_bytes, warm};
 use crate::machine::{self, Forget};
 use crate::pairs::{Pairs, alternate, median};
 use crate::{Effort, Results};
@@ -61,8 +61,7 @@ pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Resul
     if wanted.is_empty() {
         return Ok(());
     }
-    // Half of the data set has more than the six segments from which on the store fills its holes.
-    let files = effort.pick(10_000, 8_000);
+    let files = effort.pick(10_000, 5_000);
     let shape = Shape { classes: files / 20, validation: files / 10, ..Shape::of(files) };
     let bed = Bed::new(&shape, &Weather::default())?;
     wanted.into_iter().try_for_each(|case| measure(&bed, effort, case, results))
@@ -121,7 +120,8 @@ impl<'a> Side<'a> {
         let command = bed.mount_command();
         let _ = fs::remove_dir_all(&command.cache_dir);
         let size = (bed.data_set.manifest.total_bytes() / 2).to_string();
-        let side = Self { bed, mount: command.cache_size(&size).options(options).start()? };
+        let side =
+            Self { bed, mount: command.cache_size(&size).options(options).options(&SMALL_SEGMENTS).start()? };
         let sampler = if case == Case::Replacement { Sampler::Replacement } else { Sampler::Shuffle };
         warm(bed)?;
         side.must_be_right(&[Readers::start(&Reading { sampler, ..side.reading() })?.epoch(1)?])?;

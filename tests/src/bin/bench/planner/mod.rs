@@ -27,6 +27,10 @@ mod theory;
 
 const LINK_BYTES_PER_S: u64 = 125 << 20;
 
+/// Segments so small that a cache of some hundred MiB has as many as one of some ten GiB: one of them is always open and one in
+/// reserve, which of eight is a quarter.
+const SMALL_SEGMENTS: [&str; 2] = ["--segment-size", "4MiB"];
+
 /// Measures all cases whose names begin with one of `cases`, if there are any.
 pub fn run(effort: Effort, cases: &[String], results: &mut Results) -> anyhow::Result<()> {
     let is_wanted = |part: &str| {

@@ -20,7 +20,7 @@ use epochcache_tests::bed::programs::wait_until;
 use epochcache_tests::bed::reader::{Readers, Reading, permutation};
 use epochcache_tests::bed::s3::Weather;
 
-use super::{LINK_BYTES_PER_S, stored_bytes};
+use super::{LINK_BYTES_PER_S, SMALL_SEGMENTS, stored_bytes};
 use crate::machine::{self, Forget};
 use crate::pairs::{Pairs, median};
 use crate::{Effort, Results};
@@ -52,7 +52,6 @@ struct Sample {
 
 /// The case.
 pub fn run(effort: Effort, results: &mut Results) -> anyhow::Result<()> {
-    // A quarter of 8 000 is less than the six segments from which on the store fills its holes: nothing is saved then.
     let files = effort.pick(20_000, 8_000);
     let shape = Shape { classes: files / 20, ..Shape::of(files) };
     let bed = Bed::new(&shape, &Weather { bytes_per_s: LINK_BYTES_PER_S, ..Weather::default() })?;
@@ -130,8 +129,11 @@ impl Node {
             ..bed.mount_command()
         };
         let size = (bed.data_set.manifest.total_bytes() / RANKS as u64).to_string();
-        let mount =
-            command.cache_size(&size).options(&["--policy", policy, "--page-cache-size", "0"]).start()?;
+        let mount = command
+            .cache_size(&size)
+            .options(&["--policy", policy, "--page-cache-size", "0"])
+            .options(&SMALL_SEGMENTS)
+            .start()?;
         let reading = Reading { rank, ranks: RANKS, workers: WORKERS, ..bed.reading(mount.path()) };
         Ok(Self { mount, readers: Readers::start(&reading)?, rank })
     }

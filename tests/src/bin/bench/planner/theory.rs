@@ -21,14 +21,14 @@ use epochcache_tests::bed::mount::{Bed, Mount};
 use epochcache_tests::bed::s3::Weather;
 
 use super::simulated::Epochs;
-use super::stored_bytes;
+use super::{SMALL_SEGMENTS, stored_bytes};
 use crate::machine::{self, Forget};
 use crate::pairs::{Pairs, median};
 use crate::{Effort, Results};
 
 /// A tenth of 20 000 of them is the smallest store there is, 128 MiB.
 const MEAN_BYTES: u64 = 72_000;
-const SEGMENT: &str = "4MiB";
+
 const POLICIES: [PolicyKind; 3] = [PolicyKind::Epoch, PolicyKind::Lru, PolicyKind::TwoRandom];
 
 /// Epochs before those that count: one fills the store, and in one it settles.
@@ -39,7 +39,8 @@ struct Case {
     policy: PolicyKind,
     percent: u64,
     is_equal: bool,
-    segment: &'static str,
+    /// Segments are of the usual size.
+    is_usual: bool,
 }
 
 /// An epoch that counts.
@@ -59,7 +60,7 @@ pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Resul
         let is_equal = sigma == 0.0;
         let case = |percent, policy: PolicyKind| {
             let name = format!("theory_{percent}_{policy}{suffix}");
-            Case { name, policy, percent, is_equal, segment: SEGMENT }
+            Case { name, policy, percent, is_equal, is_usual: false }
         };
         let percents = effort.pick(&[10, 25, 50][..], &[50]);
         let cases = percents.iter().flat_map(|&percent| POLICIES.map(|policy| case(percent, policy)));
@@ -68,7 +69,7 @@ pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Resul
             policy: PolicyKind::Lru,
             percent: 50,
             is_equal,
-            segment: "64MiB",
+            is_usual: true,
         };
         let cases = cases.chain(is_equal.then_some(usual));
         let cases: Vec<Case> = cases.filter(|case| is_wanted(&case.name)).collect();
@@ -156,7 +157,9 @@ impl Theory {
         let _ = fs::remove_dir_all(&command.cache_dir);
         let size = (self.data_set_bytes() * case.percent / 100).to_string();
         let mut options = vec!["--policy", case.policy.name(), "--page-cache-size", "0"];
-        options.extend(["--segment-size", case.segment]);
+        if !case.is_usual {
+            options.extend(SMALL_SEGMENTS);
+        }
         if case.policy != PolicyKind::Epoch {
             options.extend(["--prefetch", "off"]);
         }
