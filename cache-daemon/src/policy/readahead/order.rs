@@ -208,9 +208,10 @@ impl Order {
             let is_right = self.judged >= PROOF && self.as_told * 2 >= self.judged;
             match self.stragglers.checked_sub(self.judged) {
                 Some(left) if !is_right && self.judged >= PROOF => {
-                    // They were none of its epoch.
+                    // Most of them were none of its epoch.
                     self.stragglers = left;
-                    (self.judged, self.as_told, self.read) = (0, 0, 0);
+                    self.read -= self.judged - self.as_told;
+                    (self.judged, self.as_told) = (0, 0);
                 }
                 _ => self.judge(is_right),
             }
