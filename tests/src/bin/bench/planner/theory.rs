@@ -71,7 +71,8 @@ pub fn run(effort: Effort, is_wanted: &dyn Fn(&str) -> bool, results: &mut Resul
             is_equal,
             is_usual: true,
         };
-        let cases = cases.chain(is_equal.then_some(usual));
+        // Half of a quick data set has less than the six segments from which on the store fills its holes.
+        let cases = cases.chain((is_equal && !effort.quick).then_some(usual));
         let cases: Vec<Case> = cases.filter(|case| is_wanted(&case.name)).collect();
         if cases.is_empty() {
             continue;
