@@ -130,6 +130,8 @@ pub struct StoreOptions {
     pub size_bytes: u64,
     /// Objects of so many bytes and more get a backing file of their own.
     pub file_from: u64,
+    /// Bytes of a segment of a store that is made now.
+    pub segment_bytes: u32,
     /// Who goes when it is full.
     pub policy: PolicyKind,
     /// What the policy epoch saves.

@@ -1,7 +1,7 @@
 //! The reader: every way to read gives every byte, and a wrong one is seen.
 
 use epochcache_tests::bed::data_set::{DataSet, Shape};
-use epochcache_tests::bed::reader::{Access, Readers, Reading, read_here};
+use epochcache_tests::bed::reader::{Access, Job, Readers, Reading, Sampler, read_here};
 use epochcache_tests::bed::s3::{Origin, Weather};
 
 #[test]
@@ -17,6 +17,36 @@ fn every_way_of_reading_reads_every_file_once() {
             assert_eq!(report.bytes, data_set.manifest.total_bytes());
         }
     }
+}
+
+#[test]
+fn ranks_read_an_epoch_together() {
+    let home = tempfile::tempdir().unwrap();
+    let data_set = DataSet::make(home.path(), &Shape::of(60)).unwrap();
+    let reading =
+        Reading { workers: 2, ranks: 3, ..Reading::new(&data_set.directory, &data_set.manifest_path) };
+    let mut bytes = 0;
+    for rank in 0..3 {
+        let report = Readers::start(&Reading { rank, ..reading.clone() }).unwrap().epoch(7).unwrap();
+        report.must_be_right(20).unwrap();
+        bytes += report.bytes;
+    }
+    assert_eq!(bytes, data_set.manifest.total_bytes());
+}
+
+#[test]
+fn a_job_reads_its_epochs_by_every_sampler_and_ends_when_it_is_killed() {
+    let home = tempfile::tempdir().unwrap();
+    let data_set = DataSet::make(home.path(), &Shape { validation: 10, ..Shape::of(60) }).unwrap();
+    let reading =
+        Reading { forgets: true, workers: 2, ..Reading::new(&data_set.directory, &data_set.manifest_path) };
+    for sampler in [Sampler::Shuffle, Sampler::Listing, Sampler::Replacement] {
+        let reports = Job::start(&Reading { sampler, ..reading.clone() }, 3..=4).unwrap().end().unwrap();
+        assert_eq!(reports.iter().map(|report| report.epoch).collect::<Vec<_>>(), [3, 4]);
+        reports.iter().for_each(|report| report.must_be_right(60).unwrap());
+    }
+    // It would take an hour.
+    Job::start(&reading.paced(1.0 / 60.0), 1..=1).unwrap().kill();
 }
 
 #[test]

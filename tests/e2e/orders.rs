@@ -7,7 +7,7 @@ use std::time::Duration;
 use epochcache_tests::bed::data_set::{Sample, Shape};
 use epochcache_tests::bed::mount::{Bed, Mount, PATIENCE, cachectl};
 use epochcache_tests::bed::programs::wait_until;
-use epochcache_tests::bed::reader::permutation;
+use epochcache_tests::bed::reader::{Readers, Reading, permutation};
 use epochcache_tests::bed::s3::{Kind, Weather};
 
 use crate::{Outcome, needs_fuse};
@@ -209,5 +209,34 @@ fn the_order_of_an_earlier_run_is_recalled_after_a_restart_and_fetched_in_that_o
     });
     let in_order = in_order.count();
     assert!(in_order > 1_200, "{in_order} of 1500");
+    Ok(())
+}
+
+#[test]
+fn orders_told_for_the_next_epochs_are_followed_each_in_its_turn() -> Outcome {
+    needs_fuse!();
+    // So many that the last twentieth of an epoch would be enough to refute the order of the next one.
+    let bed = Bed::new(&Shape { mean_bytes: 8 << 10, ..Shape::of(3_000) }, &Weather::default())?;
+    let mount = bed.mount(&["--prefetch", "told"])?;
+    let files = &bed.data_set.manifest.files;
+    for epoch in 1..=4 {
+        let order = permutation(files.len(), 1, epoch).map(|at| format!("{}\n", files[at].path));
+        let text = format!("# epoch {epoch}\n{}", order.collect::<String>());
+        let order = mount.path().join(".epochcache/order-rank0");
+        fs::write(&order, text)?;
+        wait_until(PATIENCE, "an order is taken", || Ok(!order.exists()))?;
+    }
+    // So that every reading is seen, with probes or without; and so many a second that the planner is not an eighth of an epoch
+    // late, however busy the machine is.
+    let reading = Reading { forgets: true, ..bed.reading(mount.path()) }.paced(750.0);
+    let mut readers = Readers::start(&reading)?;
+    for epoch in 1..=4 {
+        readers.epoch(epoch)?.must_be_right(bed.files())?;
+        // A script validates, or saves.
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let stats = mount.stats()?;
+    let (told, wrong) = (stats.figure("planner_orders_told"), stats.figure("planner_orders_wrong"));
+    assert_eq!((told, wrong), (4, 0), "{}\n{}", stats.0["planner"], mount.log());
     Ok(())
 }

@@ -64,7 +64,7 @@ impl Eviction {
     /// From now on files are part of what `patterns` says, those that are in too. A walk changes nothing for these:
     /// who is in was used by others.
     pub fn recognise(&self, patterns: Patterns) {
-        (*self.patterns.write()).clone_from(&patterns);
+        self.expect(patterns.clone());
         let Some(state) = &self.state else { return };
         let objects = state.lock().evictor.residents().objects();
         for object in objects.map(ObjectNo) {
@@ -74,6 +74,11 @@ impl Eviction {
                 state.lock().evictor.claim(object, pattern);
             }
         }
+    }
+
+    /// From now on uses are part of what `patterns` says. Who is in keeps its place until it is used.
+    pub fn expect(&self, patterns: Patterns) {
+        *self.patterns.write() = patterns;
     }
 
     /// The job that read this set is over.

@@ -60,6 +60,9 @@ pub struct MountArgs {
     /// Objects of SIZE and more get a file of their own, which the kernel can serve by itself; 0: all of them.
     #[arg(long, value_name = "SIZE", default_value = "4MiB", help_heading = "Cache")]
     pub file_from: String,
+    /// Bytes of a segment of a store that is made now: smaller ones let benchmarks fill a small store as a large one is.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", hide = true)]
+    pub segment_size: String,
     /// When stored bytes are checked: before the kernel may read a file by itself, or at every read that reaches the daemon.
     #[arg(long, value_enum, default_value_t, help_heading = "Cache")]
     pub verify: VerifyChoice,

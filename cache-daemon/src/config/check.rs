@@ -9,6 +9,8 @@ use super::{
     Config, ConfigError, IoMode, Limits, MountOptions, OriginOptions, PageCacheSize, PrefetchOptions,
     ProcessOptions, Revalidate, ServeChoice, StoreOptions,
 };
+use crate::store::PAGE_BYTES;
+use crate::store::layout::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 
 /// Two segments of 64 MiB are the least that can be appended to while one is reclaimed.
 const CACHE_SIZE_BYTES_MIN: u64 = 128 << 20;
@@ -50,6 +52,7 @@ impl Config {
         let page_cache = page_cache(args)?;
         let size_bytes = cache_size(&args.cache_size)?;
         let file_from = file_from(&args.file_from)?;
+        let segment_bytes = segment_bytes(&args.segment_size)?;
         let limits = limits(args)?;
         let revalidate = revalidate(args)?;
         let process = process(args)?;
@@ -86,6 +89,7 @@ impl Config {
                 places,
                 size_bytes,
                 file_from,
+                segment_bytes,
                 policy: args.policy,
                 save: args.save,
                 format: args.format,
@@ -166,6 +170,14 @@ fn cache_size(given: &str) -> Result<u64, ConfigError> {
 fn file_from(given: &str) -> Result<u64, ConfigError> {
     parse_size::parse_size(given)
         .map_err(|_| refused("--file-from", given, "is not a size; give bytes or a size such as 4MiB, or 0"))
+}
+
+fn segment_bytes(given: &str) -> Result<u32, ConfigError> {
+    let range = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+    let bytes = parse_size::parse_size(given).ok().and_then(|bytes| u32::try_from(bytes).ok());
+    let bytes = bytes.filter(|bytes| range.contains(bytes) && bytes.is_multiple_of(PAGE_BYTES));
+    bytes
+        .ok_or_else(|| refused("--segment-size", given, "is no size of segments; give 8KiB to 1GiB in pages"))
 }
 
 fn duration(option: &'static str, given: &str) -> Result<Duration, ConfigError> {

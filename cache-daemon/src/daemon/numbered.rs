@@ -3,12 +3,20 @@
 //! Numbers are the scripts' own and only compared within a name. The first one told begins at once. One for an epoch that is
 //! past is refused; one for a later epoch waits until the one before was read, or an epoch has ended. A job that
 //! begins anew counts from 0 or 1 again, or resumes after a pause: then all that is known of the name is forgotten.
+//!
+//! What waits also says which files are read again soon ([`Ahead`]): where an epoch reads only a part of the set, as that of a
+//! rank does, whoever evicts can do better than never to replace. *Turns* are a count of epochs for all names, because ranks
+//! whose numbers differ go from one to the next at about the same time.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::access::FileNo;
+use crate::policy::eviction::Pattern;
 use crate::policy::readahead::Order;
 
 /// Orders of a name that wait for their epochs.
@@ -34,9 +42,43 @@ pub(super) enum NotTaken {
     TooEarly { name: String },
 }
 
+/// Of the files of a told epoch, those that the epoch after it reads too: if they are more than three in four, epochs read the
+/// same files, and what is kept is never to be replaced.
+const PARTS_SHARE_MAX: (usize, usize) = (3, 4);
+
 /// The epochs of all names.
 #[derive(Debug, Default)]
-pub(super) struct Numbered(Mutex<HashMap<String, Line>>);
+pub(super) struct Numbered {
+    lines: Mutex<HashMap<String, Line>>,
+    /// Counts what changes [`Ahead`].
+    changes: AtomicU64,
+}
+
+/// In which of the told epochs files are read next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// The epoch that is read now.
+    turn: u32,
+    /// By file number: how many epochs later; 0 if in none of those told.
+    later: Vec<u8>,
+    /// A file of each order.
+    samples: Vec<FileNo>,
+}
+
+impl Ahead {
+    /// The turn in which `file` is read next, [`Pattern::NOT_TOLD`] if in none.
+    pub fn due(&self, file: FileNo) -> u32 {
+        match self.later.get(file.0 as usize) {
+            None | Some(0) => Pattern::NOT_TOLD,
+            Some(&later) => self.turn + u32::from(later),
+        }
+    }
+
+    /// A file of each order: of the parts of the data set that they are for.
+    pub fn samples(&self) -> &[FileNo] {
+        &self.samples
+    }
+}
 
 /// The epochs of one name.
 #[derive(Debug)]
@@ -46,13 +88,23 @@ struct Line {
     /// It was read.
     is_over: bool,
     waiting: BTreeMap<u64, Order>,
+    /// The turn of `epoch`.
+    turn: u32,
     /// When it was told or read.
     stirred: Instant,
 }
 
 impl Line {
     fn begin(&mut self, epoch: u64, now: Instant) {
+        self.turn += u32::from(epoch != self.epoch);
         (self.epoch, self.is_over, self.stirred) = (epoch, false, now);
+    }
+
+    /// What is told ahead, and the turns.
+    fn ahead(&self) -> impl Iterator<Item = (u32, &Order)> {
+        // Nobody tells orders of epochs far ahead, and if so they are not worth much.
+        let near = self.waiting.range(..self.epoch + 128);
+        near.map(|(epoch, order)| (self.turn + (epoch - self.epoch) as u32, order))
     }
 
     fn is_resumed(&self, now: Instant) -> bool {
@@ -69,10 +121,13 @@ impl Numbered {
         order: Order,
         now: Instant,
     ) -> Result<Option<Order>, NotTaken> {
-        let mut lines = self.0.lock();
+        self.changes.fetch_add(1, Relaxed);
+        let mut lines = self.lines.lock();
         let Some(line) = lines.get_mut(name) else {
             forget_one(&mut lines);
-            let line = Line { epoch, is_over: false, waiting: BTreeMap::new(), stirred: now };
+            // As far as the others are.
+            let turn = lines.values().map(|line| line.turn).max().unwrap_or(0);
+            let line = Line { epoch, is_over: false, waiting: BTreeMap::new(), turn, stirred: now };
             lines.insert(name.to_owned(), line);
             return Ok(Some(order));
         };
@@ -106,7 +161,7 @@ impl Numbered {
         now: Instant,
     ) -> Vec<Order> {
         let mut due = Vec::new();
-        for (name, line) in self.0.lock().iter_mut() {
+        for (name, line) in self.lines.lock().iter_mut() {
             let is_followed = followed(name);
             line.is_over |= read.contains(name) || has_ended && !is_followed;
             if is_followed && are_reading {
@@ -116,10 +171,46 @@ impl Numbered {
                 && let Some((epoch, order)) = line.waiting.pop_first()
             {
                 line.begin(epoch, now);
-                due.push(order);
+                due.push(order.next_in_line());
             }
         }
+        if !due.is_empty() {
+            self.changes.fetch_add(1, Relaxed);
+        }
         due
+    }
+
+    /// Goes up with whatever changes [`Numbered::ahead`].
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    /// What is told of the epochs after the present one, if there are two at least and they read different parts.
+    pub fn ahead(&self) -> Option<Ahead> {
+        let lines = self.lines.lock();
+        let turn = lines.values().filter(|line| !line.waiting.is_empty()).map(|line| line.turn).min()?;
+        let (mut later, mut samples) = (Vec::new(), Vec::new());
+        // Of the first two epochs ahead, of all names together.
+        let (mut second, mut both) = (0, 0);
+        let mut told: Vec<(u32, &Order)> = lines.values().flat_map(Line::ahead).collect();
+        told.sort_by_key(|(turn, _)| *turn);
+        for (at, order) in told {
+            let at = (at - turn).min(u8::MAX.into()) as u8;
+            samples.extend(order.files().first());
+            for file in order.files() {
+                let place = file.0 as usize;
+                if place >= later.len() {
+                    later.resize((place + 1).max(later.len() * 3 / 2), 0);
+                }
+                second += usize::from(at == 2);
+                both += usize::from(at == 2 && later[place] == 1);
+                if later[place] == 0 {
+                    later[place] = at;
+                }
+            }
+        }
+        let (part, whole) = PARTS_SHARE_MAX;
+        (second > 0 && both * whole <= second * part).then_some(Ahead { turn, later, samples })
     }
 }
 
@@ -220,13 +311,52 @@ mod tests {
     }
 
     #[test]
+    fn what_is_told_ahead_is_due_in_the_first_epoch_that_reads_it() {
+        let rig = Rig::new();
+        let tell = |name: &str, epoch, files: &[u32]| {
+            let order = Order::new(Purpose::Told, files.iter().map(|&file| FileNo(file)));
+            rig.numbered.tell(name, epoch, order, rig.now).unwrap();
+        };
+        let dues = || {
+            let ahead = rig.numbered.ahead()?;
+            Some((0..8).map(|file| ahead.due(FileNo(file)).min(9)).collect::<Vec<_>>())
+        };
+        tell("a", 7, &[0, 1]);
+        tell("a", 8, &[2, 3]);
+        assert_eq!(dues(), None, "of one epoch ahead nobody knows how much of the set it is");
+        let before = rig.numbered.changes();
+        tell("a", 9, &[1, 6]);
+        assert!(rig.numbered.changes() > before);
+        assert_eq!(dues(), Some(vec![9, 2, 1, 1, 9, 9, 2, 9]));
+        assert_eq!(rig.numbered.ahead().unwrap().samples(), [FileNo(2), FileNo(1)]);
+        // Another rank on this machine, which counts from elsewhere.
+        tell("b", 1, &[4]);
+        tell("b", 2, &[0, 5]);
+        assert_eq!(dues(), Some(vec![1, 2, 1, 1, 9, 1, 2, 9]));
+        assert_eq!((rig.read("a"), rig.read("b")), (vec![2], vec![0]));
+        assert_eq!(dues(), None, "one more is told, of `a`");
+        tell("a", 10, &[7, 0, 6]);
+        assert_eq!(dues(), Some(vec![3, 2, 9, 9, 9, 9, 2, 3]));
+    }
+
+    #[test]
+    fn epochs_that_read_the_same_files_are_no_parts() {
+        let rig = Rig::new();
+        for epoch in 1..5 {
+            let order = Order::new(Purpose::Told, (0..100).map(|at| FileNo((at * 7 + epoch) % 100)));
+            rig.numbered.tell("a", epoch.into(), order, rig.now).unwrap();
+        }
+        assert_eq!(rig.numbered.ahead(), None);
+    }
+
+    #[test]
     fn names_are_bounded() {
         let mut rig = Rig::new();
         for name in 0..3 * NAMES_MAX {
             rig.now += Duration::from_millis(1);
             assert_eq!(rig.tell(&name.to_string(), 5), Ok(true));
         }
-        assert_eq!(rig.numbered.0.lock().len(), NAMES_MAX);
+        assert_eq!(rig.numbered.lines.lock().len(), NAMES_MAX);
         assert!(rig.tell(&(3 * NAMES_MAX - 1).to_string(), 4).is_err());
     }
 }

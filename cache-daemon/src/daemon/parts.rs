@@ -154,6 +154,7 @@ fn store_config(config: &Config) -> StoreConfig {
         reserved_bytes: reserved_bytes(&options.cache_dir, options.size_bytes),
         format: options.format,
         file_from: options.file_from,
+        segment_bytes: options.segment_bytes,
         sqpoll: options.sqpoll,
         iopoll: options.iopoll,
         queue: config.limits.store_appends_max,

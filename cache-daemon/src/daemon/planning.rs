@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::epochs::{Epochs, Noticed};
 use super::meter::Meter;
-use super::numbered::Numbered;
+use super::numbered::{Ahead, Numbered};
 use super::orders::{OrderDirectory, OrderReader, Watcher};
 use super::parts::AllFigures;
 use super::pushing::{PushLine, PushTime, Pushes};
@@ -30,10 +30,11 @@ use super::sight::Sight;
 use super::warming::{Warm, Warming};
 use super::watching::Watching;
 use crate::access::{EpochSummary, FileNo, FileTable, History, IDLE_AFTER_NS, Job, Touch, is_split_name};
-use crate::cache::{Cache, Prefetcher};
+use crate::cache::{Cache, Patterns, Prefetcher};
 use crate::catalog::Catalog;
 use crate::config::{Config, IoMode, PrefetchChoice};
 use crate::control::{OrderTold, Refusal};
+use crate::policy::eviction::Pattern;
 use crate::policy::pushing::{Files, Whereabouts};
 use crate::policy::readahead::{
     Activity, Counts, Limits, Mode, Order, PLAN_EVERY_S, Purpose, Readahead, Situation,
@@ -47,6 +48,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// How often while it pushes ahead of readers.
 const PUSH_EVERY: Duration = Duration::from_millis(10);
+
+/// How often it looks at the orders of later epochs, which takes some ns for each of their files.
+const LOOK_AHEAD_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the table of files is made again at most: a second for ten million.
 const REFILE_EVERY: Duration = Duration::from_secs(10);
@@ -120,6 +124,8 @@ impl Planning {
             pushes: Pushes::new((!is_blind).then(|| PushLine::start(cache.clone(), mount.clone())).flatten()),
             wishes,
             numbered: reader.numbered().clone(),
+            ahead: None,
+            looked_ahead: (0, Instant::now()),
             orders: orders.watch(reader),
             warm: planning.warm.clone(),
             figures,
@@ -198,6 +204,10 @@ struct Planner {
     wishes: Receiver<Order>,
     orders: Option<Watcher>,
     numbered: Arc<Numbered>,
+    /// What is told of later epochs that read parts of the set.
+    ahead: Option<Arc<Ahead>>,
+    /// The changes of what is told that it knows of, and when it looked.
+    looked_ahead: (u64, Instant),
     warm: Arc<Warm>,
     figures: Arc<PlannerFigures>,
 }
@@ -241,6 +251,7 @@ impl Planner {
         self.warm.pass(&mut self.readahead, history.table(), now_ns);
         let has_ended = self.learn(&mut history, &touches, now_ns, state);
         self.follow_due(has_ended, now_ns);
+        self.look_ahead(history.table());
         self.recalling.settle(&history, self.cache.catalog(), now_ns);
         let activity = self.plan(&history, now_ns);
         self.history = Some(history);
@@ -375,14 +386,42 @@ impl Planner {
     }
 
     fn recognise(&self) {
-        let Some(history) = &self.history else { return };
-        let (table, sets) = (history.table().clone(), self.sets.clone());
-        let pattern = move |ino: Ino| {
-            let rank = u32::try_from(ino.0).ok().and_then(|number| table.rank(FileNo(number)));
+        if let Some(history) = &self.history {
+            self.cache.eviction().recognise(self.patterns(history.table()));
+        }
+    }
+
+    /// Tells whoever evicts what is read in later epochs, if that is news.
+    fn look_ahead(&mut self, table: &Arc<FileTable>) {
+        let (changes, (known, at)) = (self.numbered.changes(), self.looked_ahead);
+        if changes == known || at.elapsed() < LOOK_AHEAD_EVERY {
+            return;
+        }
+        self.looked_ahead = (changes, Instant::now());
+        let before = std::mem::replace(&mut self.ahead, self.numbered.ahead().map(Arc::new));
+        if before.is_some() || self.ahead.is_some() {
+            self.cache.eviction().expect(self.patterns(table));
+        }
+    }
+
+    /// What files are part of.
+    fn patterns(&self, table: &Arc<FileTable>) -> Patterns {
+        let (table, sets, ahead) = (table.clone(), self.sets.clone(), self.ahead.clone());
+        let part_of = move |file: FileNo| table.rank(file).map(|rank| table.part_of(rank));
+        let told: Vec<u32> =
+            ahead.iter().flat_map(|ahead| ahead.samples()).filter_map(|&file| part_of(file)).collect();
+        Arc::new(move |ino: Ino| {
+            let file = u32::try_from(ino.0).ok().map(FileNo);
             // A file that is new since the table was made is nobody's yet.
-            sets.pattern(rank.map_or(u32::MAX, |rank| table.part_of(rank)))
-        };
-        self.cache.eviction().recognise(Arc::new(pattern));
+            let part = file.and_then(&part_of).unwrap_or(u32::MAX);
+            match (&ahead, file) {
+                // Whatever it looks like: somebody said so.
+                (Some(ahead), Some(file)) if told.contains(&part) => {
+                    Pattern::Due(sets.set(part), ahead.due(file))
+                }
+                _ => sets.pattern(part),
+            }
+        })
     }
 
     /// Brings figures and state up to date.

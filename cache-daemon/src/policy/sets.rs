@@ -56,6 +56,11 @@ impl Sets {
         found.map_or(Pattern::Epoch(UNREAD), |(_, pattern)| *pattern)
     }
 
+    /// The number of a part as a set, whatever it is now.
+    pub fn set(&self, part: u32) -> SetNo {
+        self.parts.iter().position(|(known, _)| *known == part).map_or(UNREAD, set_of)
+    }
+
     fn next_set(&self) -> SetNo {
         set_of(self.parts.len())
     }
@@ -81,7 +86,7 @@ fn weight(pattern: &Pattern) -> u8 {
     match pattern {
         Pattern::Scan => 0,
         Pattern::General => 1,
-        Pattern::Epoch(_) => 2,
+        Pattern::Epoch(_) | Pattern::Due(..) => 2,
     }
 }
 
@@ -104,7 +109,7 @@ mod tests {
         assert_eq!((sets.pattern(7), sets.pattern(9)), (Pattern::General, Pattern::Epoch(SetNo(2))));
         // A job that ended says nothing any more.
         assert!(!sets.look(&[]));
-        assert_eq!(sets.pattern(7), Pattern::General);
+        assert_eq!((sets.pattern(7), sets.set(7), sets.set(8)), (Pattern::General, SetNo(1), UNREAD));
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub struct Shape {
     pub batch: u32,
     /// Nodes that the set is dealt to.
     pub ranks: u32,
-    /// Epochs after the present one whose order is known, if not all: a next use beyond is one that never comes.
+    /// Epochs after the present one whose order is known, if not all: a next use beyond is one that never comes. Where an
+    /// epoch reads a part of the files, the policy `epoch` is told of them too.
     pub told: Option<u32>,
     /// What everything follows from.
     pub seed: u64,
@@ -125,8 +126,8 @@ impl Synthetic {
         (start + block <= u64::from(self.share)).then_some(start as u32)
     }
 
-    /// The next use of an object after epoch `epoch`, as far as it is known.
-    fn next_use(&self, epoch: u32, object: u32) -> u64 {
+    /// The epoch and the sample of the next use of an object after epoch `epoch`, as far as it is known.
+    fn next(&self, epoch: u32, object: u32) -> Option<(u32, u32)> {
         let Shape { ranks, epochs, told, .. } = self.shape;
         let end = told.map_or(epochs, |told| epochs.min(epoch.saturating_add(told).saturating_add(1)));
         for later in epoch + 1..end {
@@ -136,10 +137,14 @@ impl Synthetic {
             };
             let (sample, rank) = (position / ranks, position % ranks);
             if rank == 0 && sample < self.share {
-                return u64::from(later) * u64::from(self.share) + u64::from(self.place_of(sample));
+                return Some((later, sample));
             }
         }
-        u64::MAX
+        None
+    }
+
+    fn position(&self, (epoch, sample): (u32, u32)) -> u64 {
+        u64::from(epoch) * u64::from(self.share) + u64::from(self.place_of(sample))
     }
 }
 
@@ -174,19 +179,28 @@ impl Trace for Synthetic {
             true => self.next_uses.get(),
             false => None,
         };
-        // A sampler with replacement reads no epochs.
-        let pattern = if by_chance { Pattern::General } else { Pattern::Epoch(SetNo(0)) };
+        let Shape { order, ranks, told, .. } = self.shape;
+        let are_due = order == Order::Shuffle && ranks > 1 && told.is_some();
         let mut position = 0;
         for epoch in 0..self.shape.epochs {
             for at in 0..self.share {
                 let object = self.object(epoch, at);
+                let next =
+                    if are_due || future && next_uses.is_none() { self.next(epoch, object) } else { None };
                 let next_use = match next_uses {
                     _ if !future => 0,
-                    None => self.next_use(epoch, object),
+                    None => next.map_or(u64::MAX, |next| self.position(next)),
                     Some(next) => match next[position as usize] {
                         u32::MAX => u64::MAX,
                         next => next.into(),
                     },
+                };
+                let pattern = match next {
+                    // A sampler with replacement reads no epochs.
+                    _ if by_chance => Pattern::General,
+                    Some((due, _)) if are_due => Pattern::Due(SetNo(0), due),
+                    None if are_due => Pattern::Due(SetNo(0), Pattern::NOT_TOLD),
+                    _ => Pattern::Epoch(SetNo(0)),
                 };
                 let (object, size_bytes) = (ObjectNo(object), self.sizes.bytes(object));
                 if !f(&Use { position, epoch, object, size_bytes, pattern, next_use, at_ms: None }) {

@@ -104,6 +104,20 @@ fn orders_of_a_few_epochs_ahead_are_worth_most_of_all_of_them() {
 }
 
 #[test]
+fn ours_hits_what_belady_hits_if_a_rank_is_told_as_much_and_replaces_no_more() {
+    for (ranks, told) in [(4, 1), (4, 4), (8, 4)] {
+        let shape = Shape { files: 8_000, epochs: 60, ranks, told: Some(told), ..SHAPE };
+        let of = |policy| outcome(&shape, policy, 0.25, &settings(30));
+        let (ours, belady) = (of(PolicyKind::Epoch), of(PolicyKind::Belady));
+        near(ours.hit_ratio(), belady.hit_ratio());
+        assert!(ours.hit_ratio() > 0.3 && ours.evicted <= belady.evicted, "{ours:?} and {belady:?}");
+    }
+    // A node that reads all of the set in each epoch gains nothing, and replaces nothing.
+    let outcome = outcome(&Shape { told: Some(4), ..SHAPE }, PolicyKind::Epoch, 0.25, &settings(1));
+    assert_eq!(outcome.evicted, 0);
+}
+
+#[test]
 fn bytes_hit_what_fits_whatever_the_sizes_are() {
     let shape = Shape { sizes: Sizes::Lognormal { mean_bytes: 110 << 10, sigma: 0.5 }, ..SHAPE };
     for c in [0.1, 0.5] {

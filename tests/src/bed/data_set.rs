@@ -26,6 +26,8 @@ pub struct Shape {
     pub sigma: f64,
     /// Exact sizes of the first files: for the sizes where mistakes live.
     pub first_sizes: Vec<u64>,
+    /// The last so many files are in `val/`, and the others in `train/`; 0: there are no such directories.
+    pub validation: usize,
     /// What everything follows from.
     pub seed: u64,
 }
@@ -38,6 +40,7 @@ impl Default for Shape {
             mean_bytes: 110 << 10,
             sigma: 0.5,
             first_sizes: Vec::new(),
+            validation: 0,
             seed: 1,
         }
     }
@@ -75,8 +78,13 @@ impl Shape {
         let files = (0..self.files).map(|number| {
             let drawn = sizes.sample(&mut dice).round() as u64;
             let class = number % self.classes.max(1);
+            let split = match self.validation {
+                0 => "",
+                validation if number + validation >= self.files => "val/",
+                _ => "train/",
+            };
             Sample {
-                path: format!("n{class:08}/n{class:08}_{number:07}.JPEG"),
+                path: format!("{split}n{class:08}/n{class:08}_{number:07}.JPEG"),
                 size_bytes: self.first_sizes.get(number).copied().unwrap_or(drawn),
                 seed: dice.random(),
                 crc32c: 0,

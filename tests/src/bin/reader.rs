@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use epochcache_tests::bed::reader::{Access, Readers, Reading, read_here, work};
+use epochcache_tests::bed::reader::{Access, Readers, Reading, Sampler, read_here, work};
 
-/// Reads a data set in a fresh permutation each epoch, with worker processes, and checks every byte.
+/// Reads a data set in a fresh order each epoch, with worker processes, and checks every byte.
 #[derive(Parser)]
 struct Arguments {
     /// The directory to read: a mount, or a local copy.
@@ -17,9 +17,21 @@ struct Arguments {
     /// Worker processes; 0: read in this process.
     #[arg(long, default_value_t = 8)]
     workers: usize,
-    /// What the permutations follow from.
+    /// In which order.
+    #[arg(long, value_enum, default_value_t)]
+    sampler: Sampler,
+    /// What the orders follow from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Ranks that an epoch's order is dealt to.
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
+    /// Which of them to be, from 0.
+    #[arg(long, default_value_t = 0)]
+    rank: usize,
+    /// The number of the first epoch.
+    #[arg(long, default_value_t = 1)]
+    first_epoch: u64,
     /// Epochs to read.
     #[arg(long, default_value_t = 1)]
     epochs: u64,
@@ -32,6 +44,9 @@ struct Arguments {
     /// Do not check the bytes.
     #[arg(long)]
     unchecked: bool,
+    /// Make the page cache forget each file when it was read.
+    #[arg(long)]
+    forget: bool,
     /// Read each file at its time, so many a second, all workers together.
     #[arg(long)]
     files_per_s: Option<f64>,
@@ -47,8 +62,12 @@ fn main() -> anyhow::Result<()> {
         manifest: arguments.manifest,
         workers: arguments.workers,
         seed: arguments.seed,
+        sampler: arguments.sampler,
+        ranks: arguments.ranks,
+        rank: arguments.rank,
         access: arguments.mode,
         check: !arguments.unchecked,
+        forgets: arguments.forget,
         files_per_s: arguments.files_per_s,
     };
     if let Some(worker) = arguments.worker {
@@ -56,7 +75,7 @@ fn main() -> anyhow::Result<()> {
     }
     let mut readers = if reading.workers > 0 { Some(Readers::start(&reading)?) } else { None };
     let mut right = true;
-    for epoch in 1..=arguments.epochs {
+    for epoch in (arguments.first_epoch..).take(arguments.epochs as usize) {
         let report = match &mut readers {
             Some(readers) => readers.epoch(epoch)?,
             None => read_here(&reading, epoch)?,

@@ -67,7 +67,7 @@ pub struct Args {
     /// Nodes that the sampler deals the set to; what the first of them reads is simulated.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     ranks: u32,
-    /// Epochs ahead whose order belady knows; all of them if not given.
+    /// Epochs ahead whose orders are told: belady knows no others then, and with --ranks epoch goes by them too.
     #[arg(long, value_name = "EPOCHS")]
     told: Option<u32>,
     /// What everything random follows from.

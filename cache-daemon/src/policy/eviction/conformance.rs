@@ -26,6 +26,8 @@ enum Step {
 fn pattern() -> impl Strategy<Value = Pattern> {
     prop_oneof![
         4 => (0u8..3).prop_map(|set| Pattern::Epoch(SetNo(set))),
+        2 => (0u8..3, prop_oneof![0u32..4, Just(Pattern::NOT_TOLD)])
+            .prop_map(|(set, due)| Pattern::Due(SetNo(set), due)),
         1 => Just(Pattern::Scan),
         3 => Just(Pattern::General),
     ]

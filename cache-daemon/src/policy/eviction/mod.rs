@@ -14,7 +14,7 @@
 //! | SIEVE, S3-FIFO | 13 | two links, a byte of state |
 //! | LRU, FIFO | 12 | two links |
 //! | 2-random | 12 | and 4 an object that is in |
-//! | epoch | 13 | and 9 once something is used that is no epoch |
+//! | epoch | 13 | and 9 once something is used that is no epoch, 4 once epochs are told ahead |
 //! | Belady | 8 | and up to 16 an object that is in: a heap |
 //!
 //! Invariants
@@ -68,10 +68,18 @@ impl SetNo {
 pub enum Pattern {
     /// Reads every object of this set once in each epoch.
     Epoch(SetNo),
+    /// Reads a part of this set in each epoch, another each time, as a rank does; after the present use next in the told
+    /// epoch of that number, [`Pattern::NOT_TOLD`] if in none of them. Numbers do not go back.
+    Due(SetNo, u32),
     /// Walks through objects one after the other and will not come back: `find`, `cp -r`, a checksum run.
     Scan,
     /// Anything else.
     General,
+}
+
+impl Pattern {
+    /// No epoch that was told.
+    pub const NOT_TOLD: u32 = u32::MAX;
 }
 
 /// One use of an object.

@@ -35,6 +35,9 @@ const NEARER: f32 = 1.0 / 64.0;
 /// Readers whose places are remembered.
 const READERS_MAX: usize = 64;
 
+/// The part of an order that may be left when it counts as read, and the next one of its name is followed.
+const LEFT_SHARE: usize = 20;
+
 const NONE: u32 = u32::MAX;
 
 /// What an order is for.
@@ -96,6 +99,8 @@ pub struct Order {
     judged: u32,
     as_told: u32,
     others: u32,
+    /// Readings that may still be of the epoch before: so many do not refute it.
+    stragglers: u32,
     standing: Standing,
 }
 
@@ -129,6 +134,7 @@ impl Order {
             judged: 0,
             as_told: 0,
             others: 0,
+            stragglers: 0,
             standing,
         }
     }
@@ -136,6 +142,13 @@ impl Order {
     /// The same files, to be stored whoever reads them.
     pub fn to_warm(mut self) -> Self {
         self.purpose = Purpose::Warm;
+        self
+    }
+
+    /// The same, followed as soon as the order before it counts as read, of which some files are still to come.
+    pub fn next_in_line(mut self) -> Self {
+        // And the readings among which the last of them are.
+        self.stragglers = (self.files.len() / LEFT_SHARE) as u32 + 2 * PROOF;
         self
     }
 
@@ -204,8 +217,17 @@ impl Order {
             // Of another job, or of what this order does not speak of.
             None => self.others += 1,
         }
-        if self.standing == Standing::Unproven && (self.read >= PROOF || self.others >= OTHERS_MAX) {
-            self.judge(self.read >= PROOF && self.as_told * 2 >= self.judged);
+        if self.standing == Standing::Unproven && (self.judged >= PROOF || self.others >= OTHERS_MAX) {
+            let is_right = self.judged >= PROOF && self.as_told * 2 >= self.judged;
+            match self.stragglers.checked_sub(self.judged) {
+                Some(left) if !is_right && self.judged >= PROOF => {
+                    // Most of them were none of its epoch.
+                    self.stragglers = left;
+                    self.read -= self.judged - self.as_told;
+                    (self.judged, self.as_told) = (0, 0);
+                }
+                _ => self.judge(is_right),
+            }
         } else if self.judged >= JUDGED {
             self.judge(self.as_told >= AS_TOLD_MIN);
         }
@@ -304,7 +326,7 @@ impl Order {
 
     /// Whether the readers are through with it, all but a few.
     pub fn was_read(&self) -> bool {
-        self.read as usize >= self.files.len() - self.files.len() / 20
+        self.read as usize >= self.files.len() - self.files.len() / LEFT_SHARE
     }
 
     /// How many files were passed.
@@ -323,6 +345,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::access::Touch;
     use crate::access::workload::{Set, jumbled, shuffled};
 
     fn told(epoch: u64, files: u32) -> Order {
@@ -405,6 +428,25 @@ mod tests {
             }
             assert_eq!(order.standing(), standing);
         }
+    }
+
+    #[test]
+    fn the_end_of_the_epoch_before_does_not_refute_the_next_order() {
+        let set = Set { files: 10_000, ..Set::default() };
+        let (before, own) = (shuffled(&set, 1, 0), shuffled(&set, 1, 1));
+        let read = |order: &mut Order, touches: &[Touch]| {
+            touches.iter().for_each(|touch| order.reading(touch.file, touch.reader));
+        };
+        let mut ended = told(0, 10_000);
+        read(&mut ended, &before[..9_500]);
+        assert!(ended.was_read());
+        // What is followed from then on.
+        let (mut next, mut stale) = (told(1, 10_000).next_in_line(), told(2, 10_000).next_in_line());
+        for order in [&mut next, &mut stale] {
+            read(order, &before[9_500..]);
+            read(order, &own[..200]);
+        }
+        assert_eq!((next.standing(), stale.standing()), (Standing::Right, Standing::Wrong));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
 use nix::sys::uio::preadv;
@@ -53,6 +54,8 @@ impl Access {
 /// Reads files in one way; its buffer is used again, as a worker's would be.
 pub(super) struct FileReader {
     access: Access,
+    /// The page cache forgets a file when it was read.
+    forgets: bool,
     buffer: Vec<u8>,
     sink: Option<File>,
     direct: Option<DirectReader>,
@@ -88,14 +91,14 @@ impl Contents<'_> {
 }
 
 impl FileReader {
-    pub fn new(access: Access) -> io::Result<Self> {
+    pub fn new(access: Access, forgets: bool) -> io::Result<Self> {
         let (mut sink, mut direct) = (None, None);
         match access {
             Access::Sendfile => sink = Some(File::from(memfd_create("reader", MFdFlags::MFD_CLOEXEC)?)),
             Access::Direct => direct = Some(DirectReader::new()?),
             Access::Read | Access::Mmap | Access::Preadv => {}
         }
-        Ok(Self { access, buffer: Vec::new(), sink, direct })
+        Ok(Self { access, forgets, buffer: Vec::new(), sink, direct })
     }
 
     pub fn read(&mut self, path: &Path) -> io::Result<Contents<'_>> {
@@ -103,26 +106,31 @@ impl FileReader {
             return direct.read(path).map(Contents::Received);
         }
         let mut file = File::open(path)?;
-        let size_bytes = file.metadata()?.len() as usize;
-        match self.access {
+        let (size_bytes, forgets) = (file.metadata()?.len() as usize, self.forgets);
+        let contents = match self.access {
             Access::Read => {
                 // One byte more than the size: the end of the file is seen, not believed.
                 self.buffer.resize(size_bytes + 1, 0);
                 let read = read_to_end(&mut file, &mut self.buffer)?;
-                Ok(Contents::Buffer(&self.buffer[..read]))
+                Contents::Buffer(&self.buffer[..read])
             }
             Access::Preadv => {
                 self.buffer.resize(size_bytes + 1, 0);
                 let read = preadv_to_end(&file, &mut self.buffer)?;
-                Ok(Contents::Buffer(&self.buffer[..read]))
+                Contents::Buffer(&self.buffer[..read])
             }
-            Access::Mmap => map(&file, size_bytes).map(Contents::Mapping),
+            Access::Mmap => Contents::Mapping(map(&file, size_bytes)?),
             Access::Sendfile | Access::Direct => {
                 let sink = self.sink.as_mut().expect("made for this access");
                 send_to_end(&file, sink, size_bytes)?;
-                Ok(Contents::Sent(sink, &mut self.buffer))
+                Contents::Sent(sink, &mut self.buffer)
             }
+        };
+        if forgets {
+            // Up to the end; pages that are mapped stay.
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
         }
+        Ok(contents)
     }
 }
 

@@ -2,10 +2,11 @@
 //!
 //! [`Readers`] starts the program `reader` once for each worker and keeps it for all epochs, as a
 //! DataLoader with persistent workers does. An epoch's number goes to every worker's standard input;
-//! one line of JSON comes back from each. `worker` is the other end, `access` the ways to read a file.
+//! one line of JSON comes back from each. `worker` is the other end, `access` the ways to read a file. A [`Job`] is a
+//! job that nobody takes for a part of the one that started it, and that can be killed.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
@@ -16,10 +17,35 @@ use super::programs::program;
 
 mod access;
 mod direct;
+mod job;
 mod worker;
 
 pub use access::Access;
+pub use job::Job;
 pub use worker::{Share, permutation, work};
+
+/// In which order an epoch reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sampler {
+    /// A fresh permutation each epoch.
+    #[default]
+    Shuffle,
+    /// The order of a walk, as `find` and `cp -r` read.
+    Listing,
+    /// As many draws with replacement as there are files.
+    Replacement,
+}
+
+impl Sampler {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shuffle => "shuffle",
+            Self::Listing => "listing",
+            Self::Replacement => "replacement",
+        }
+    }
+}
 
 /// What is to be read, and how.
 #[derive(Clone, Debug)]
@@ -30,12 +56,20 @@ pub struct Reading {
     pub manifest: PathBuf,
     /// Worker processes.
     pub workers: usize,
-    /// What the permutations follow from.
+    /// What the orders follow from.
     pub seed: u64,
+    /// In which order.
+    pub sampler: Sampler,
+    /// Ranks that each epoch's order is dealt to in turn.
+    pub ranks: usize,
+    /// Which of them this is, from 0: it reads its own part only.
+    pub rank: usize,
     /// How a file is read.
     pub access: Access,
     /// Whether bytes are checked: outside of a file's latency, inside of the epoch's time.
     pub check: bool,
+    /// Whether the page cache forgets each file when it was read, so that it is no second cache.
+    pub forgets: bool,
     /// Files a second, all workers together, each file at its time; none: as fast as it goes.
     pub files_per_s: Option<f64>,
 }
@@ -48,8 +82,12 @@ impl Reading {
             manifest: manifest.into(),
             workers: 8,
             seed: 1,
+            sampler: Sampler::Shuffle,
+            ranks: 1,
+            rank: 0,
             access: Access::Read,
             check: true,
+            forgets: false,
             files_per_s: None,
         }
     }
@@ -64,6 +102,26 @@ impl Reading {
     pub fn with(mut self, access: Access) -> Self {
         self.access = access;
         self
+    }
+
+    /// The program that reads so.
+    fn command(&self) -> Command {
+        let mut command = Command::new(program("reader"));
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .arg("--manifest")
+            .arg(&self.manifest)
+            .args(["--mode", self.access.name()])
+            .args(["--sampler", self.sampler.name()])
+            .args(["--seed", &self.seed.to_string()])
+            .args(["--workers", &self.workers.to_string()])
+            .args(["--ranks", &self.ranks.to_string()])
+            .args(["--rank", &self.rank.to_string()])
+            .args((!self.check).then_some("--unchecked"))
+            .args(self.forgets.then_some("--forget"))
+            .args(self.files_per_s.map(|files_per_s| format!("--files-per-s={files_per_s}")));
+        command
     }
 }
 
@@ -149,8 +207,7 @@ struct WorkerProcess {
 impl Readers {
     /// Starts the workers; returns when all have read the manifest.
     pub fn start(reading: &Reading) -> anyhow::Result<Self> {
-        let program = program("reader");
-        let workers = (0..reading.workers).map(|number| WorkerProcess::start(&program, reading, number));
+        let workers = (0..reading.workers).map(|number| WorkerProcess::start(reading, number));
         let mut readers = Self { workers: workers.collect::<anyhow::Result<_>>()? };
         for worker in &mut readers.workers {
             worker.line().context("a reader does not start")?;
@@ -158,7 +215,7 @@ impl Readers {
         Ok(readers)
     }
 
-    /// Reads the whole data set once, in the permutation of `epoch`.
+    /// Reads the whole data set once, or the rank's part of it, in the order of `epoch`.
     pub fn epoch(&mut self, epoch: u64) -> anyhow::Result<EpochReport> {
         self.begin(epoch)?.end()
     }
@@ -194,22 +251,10 @@ impl RunningEpoch<'_> {
 }
 
 impl WorkerProcess {
-    fn start(program: &Path, reading: &Reading, number: usize) -> anyhow::Result<Self> {
-        let mut child = Command::new(program)
-            .arg("--root")
-            .arg(&reading.root)
-            .arg("--manifest")
-            .arg(&reading.manifest)
-            .args(["--mode", reading.access.name()])
-            .args(["--seed", &reading.seed.to_string()])
-            .args(["--workers", &reading.workers.to_string()])
-            .args(["--worker", &number.to_string()])
-            .args((!reading.check).then_some("--unchecked"))
-            .args(reading.files_per_s.map(|files_per_s| format!("--files-per-s={files_per_s}")))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| program.display().to_string())?;
+    fn start(reading: &Reading, number: usize) -> anyhow::Result<Self> {
+        let mut command = reading.command();
+        command.args(["--worker", &number.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("{:?}", command.get_program()))?;
         let orders = child.stdin.take().expect("it is piped");
         let reports = BufReader::new(child.stdout.take().expect("it is piped"));
         Ok(Self { child, orders, reports })

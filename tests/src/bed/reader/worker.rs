@@ -4,13 +4,13 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::Reading;
 use super::access::FileReader;
+use super::{Reading, Sampler};
 use crate::bed::data_set::Manifest;
 
 /// What one worker did in one epoch.
@@ -43,7 +43,7 @@ pub fn work(reading: &Reading, worker: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Reads every `workers`-th file of the epoch's permutation, from the `worker`-th on.
+/// Reads the part of worker `worker` of the epoch's order: it is dealt to the ranks in turn, and of a rank to its workers.
 pub(super) fn read_share(
     reading: &Reading,
     manifest: &Manifest,
@@ -51,10 +51,11 @@ pub(super) fn read_share(
     epoch: u64,
 ) -> anyhow::Result<Share> {
     let mut share = Share::default();
-    let mut reader = FileReader::new(reading.access)?;
+    let mut reader = FileReader::new(reading.access, reading.forgets)?;
     let started = Instant::now();
-    let order = permutation(manifest.files.len(), reading.seed, epoch).enumerate();
-    for (place, number) in order.skip(worker).step_by(reading.workers) {
+    let order = order(reading, manifest, epoch).into_iter().enumerate();
+    let (first, every) = (reading.rank + reading.ranks * worker, reading.ranks * reading.workers);
+    for (place, number) in order.skip(first).step_by(every) {
         if let Some(files_per_s) = reading.files_per_s {
             let due = started + Duration::from_secs_f64(place as f64 / files_per_s);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -80,16 +81,53 @@ pub(super) fn read_share(
     Ok(share)
 }
 
-/// The order of an epoch: the same for all workers, another in each epoch.
+/// The order of an epoch as the sampler has it: the same for all workers.
+fn order(reading: &Reading, manifest: &Manifest, epoch: u64) -> Vec<usize> {
+    let files = manifest.files.len();
+    match reading.sampler {
+        Sampler::Shuffle => permutation(files, reading.seed, epoch).collect(),
+        Sampler::Replacement => {
+            let mut dice = dice(reading.seed, epoch);
+            (0..files).map(|_| dice.random_range(0..files)).collect()
+        }
+        Sampler::Listing => {
+            let mut order: Vec<usize> = (0..files).collect();
+            order.sort_by(|one, other| manifest.files[*one].path.cmp(&manifest.files[*other].path));
+            order
+        }
+    }
+}
+
+/// A fresh permutation for each epoch.
 pub fn permutation(files: usize, seed: u64, epoch: u64) -> impl Iterator<Item = usize> {
     let mut order: Vec<usize> = (0..files).collect();
-    order.shuffle(&mut StdRng::seed_from_u64(seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    order.shuffle(&mut dice(seed, epoch));
     order.into_iter()
+}
+
+fn dice(seed: u64, epoch: u64) -> StdRng {
+    StdRng::seed_from_u64(seed ^ epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bed::data_set::Shape;
+
+    #[test]
+    fn a_listing_is_sorted_and_draws_with_replacement_leave_a_third_out() {
+        let manifest = Shape { validation: 100, ..Shape::of(1_000) }.plan();
+        let of = |sampler| order(&Reading { sampler, ..Reading::new("", "") }, &manifest, 1);
+        let paths: Vec<_> = of(Sampler::Listing).into_iter().map(|at| &manifest.files[at].path).collect();
+        assert!(paths.is_sorted() && paths[0].starts_with("train/") && paths[999].starts_with("val/"));
+        assert_eq!(paths.iter().filter(|path| path.starts_with("val/")).count(), 100);
+        let mut drawn = of(Sampler::Replacement);
+        assert_eq!(drawn.len(), 1_000);
+        drawn.sort_unstable();
+        drawn.dedup();
+        // 1 - 1/e of them.
+        assert!((580..690).contains(&drawn.len()), "{}", drawn.len());
+    }
 
     #[test]
     fn epochs_have_different_orders_of_the_same_files() {

@@ -140,13 +140,22 @@ impl Row {
     fn line(&self) -> String {
         let ratio = match (self.reference, self.ratio, self.ratio_min, self.ratio_max) {
             (Some(reference), Some(ratio), Some(min), Some(max)) => {
-                format!("  {} {reference:.1}  ratio {ratio:.3} ({min:.3}-{max:.3})", self.reference_name)
+                let digits = digits(reference);
+                format!(
+                    "  {} {reference:.digits$}  ratio {ratio:.3} ({min:.3}-{max:.3})",
+                    self.reference_name
+                )
             }
             _ => String::new(),
         };
-        let (title, note) = (self.title(), &self.note);
-        format!("{title:17} {:18} {:10.2} {}{ratio}  {note}", self.metric, self.ours, self.unit)
+        let (title, note, digits) = (self.title(), &self.note, digits(self.ours));
+        format!("{title:17} {:18} {:10.digits$} {}{ratio}  {note}", self.metric, self.ours, self.unit)
     }
+}
+
+/// Decimals of a value in text.
+fn digits(value: f64) -> usize {
+    if value.abs() < 10.0 { 4 } else { 1 }
 }
 
 /// Where the last results of `bench` are kept.

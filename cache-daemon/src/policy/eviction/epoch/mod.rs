@@ -9,7 +9,12 @@
 //!    reads twice as fast gets twice the room, and a set that nobody reads any more gives way to those in use.
 //!    A set gives what was used last: of what is read once an epoch, that is what is next used last.
 //! 3. Of the newcomer's own class: in a set, larger objects go for smaller ones where the origin's requests are what
-//!    is short ([`Objective::Requests`]), and nothing goes otherwise; everything else is S3-FIFO among itself.
+//!    is short ([`Objective::Requests`]); where orders of epochs ahead are told that read parts of the set
+//!    ([`Pattern::Due`]), what is read in a later epoch than the newcomer, or in none of them; and nothing goes otherwise.
+//!    Everything else is S3-FIFO among itself.
+//!
+//! The third is Belady's rule by epochs instead of places: it hits as much to a thousandth (docs/epoch-model.md), and leaves
+//! alone whom the exact one would exchange within an epoch, for holes in segments.
 //!
 //! So one set alone is never replaced, and a cache without sets is S3-FIFO.
 
@@ -56,7 +61,7 @@ impl Class {
         match pattern {
             Pattern::Scan => Self::SCAN,
             Pattern::General => Self::GENERAL,
-            Pattern::Epoch(set) => Self::of_set(set),
+            Pattern::Epoch(set) | Pattern::Due(set, _) => Self::of_set(set),
         }
     }
 
@@ -71,6 +76,8 @@ pub struct Epoch {
     /// Of scans and sets; [`S3Fifo`] has its own.
     links: Links,
     classes: Vec<Class>,
+    /// The told epochs in which objects are read next; empty until one is told.
+    dues: Vec<u32>,
     shares: Shares,
     scans: List,
     scan_bytes: u64,
@@ -86,6 +93,7 @@ impl Epoch {
             objective,
             links: Links::default(),
             classes: Vec::new(),
+            dues: Vec::new(),
             shares: Shares::default(),
             scans: List::default(),
             scan_bytes: 0,
@@ -99,6 +107,19 @@ impl Epoch {
         self.classes.get(object.index()).copied().unwrap_or(Class::NONE)
     }
 
+    fn due_of(&self, object: ObjectNo) -> u32 {
+        self.dues.get(object.index()).copied().unwrap_or(Pattern::NOT_TOLD)
+    }
+
+    /// Notes when an object that is not linked is due.
+    fn set_due(&mut self, object: ObjectNo, pattern: Pattern) {
+        match pattern {
+            Pattern::Due(_, due) => *slot(&mut self.dues, object.index(), Pattern::NOT_TOLD) = due,
+            _ if self.due_of(object) != Pattern::NOT_TOLD => self.dues[object.index()] = Pattern::NOT_TOLD,
+            _ => {}
+        }
+    }
+
     fn bytes_of(&self, class: Class) -> u64 {
         match (class, class.set_index()) {
             (_, Some(set)) => self.sets.get(set).map_or(0, Set::bytes),
@@ -108,13 +129,14 @@ impl Epoch {
     }
 
     fn link(&mut self, object: ObjectNo, size_bytes: u64, class: Class) {
+        let due = self.due_of(object);
         *slot(&mut self.classes, object.index(), Class::NONE) = class;
         match (class, class.set_index()) {
             (_, Some(set)) => {
                 while self.sets.len() <= set {
                     self.sets.push(Set::new(self.objective));
                 }
-                self.sets[set].link(&mut self.links, object, size_bytes);
+                self.sets[set].link(&mut self.links, object, (size_bytes, due));
             }
             (Class::SCAN, _) => {
                 self.scan_bytes += size_bytes;
@@ -126,8 +148,9 @@ impl Epoch {
 
     fn unlink(&mut self, object: ObjectNo, size_bytes: u64) {
         let class = std::mem::replace(&mut self.classes[object.index()], Class::NONE);
+        let due = self.due_of(object);
         match (class, class.set_index()) {
-            (_, Some(set)) => self.sets[set].unlink(&mut self.links, object, size_bytes),
+            (_, Some(set)) => self.sets[set].unlink(&mut self.links, object, (size_bytes, due)),
             (Class::SCAN, _) => {
                 self.scan_bytes -= size_bytes;
                 self.scans.remove(&mut self.links, object);
@@ -183,11 +206,13 @@ impl Epoch {
     }
 
     /// Somebody of the newcomer's own class.
-    fn own(&mut self, class: Class, size_bytes: u64, residents: &Residents) -> Option<(Class, ObjectNo)> {
+    fn own(&mut self, class: Class, newcomer: &Access, residents: &Residents) -> Option<(Class, ObjectNo)> {
         let Some(set) = class.set_index() else { return self.given_by(class, residents) };
-        let larger = self.sets.get(set)?.larger_than(size_bytes, &mut self.links, residents)?;
-        self.unlink(larger, size_of_resident(larger, residents));
-        Some((class, larger))
+        let due = if let Pattern::Due(_, due) = newcomer.pattern { due } else { Pattern::NOT_TOLD };
+        let worth = (newcomer.size_bytes.max(1), due);
+        let less = self.sets.get(set)?.worth_less_than(worth, &mut self.links, residents)?;
+        self.unlink(less, size_of_resident(less, residents));
+        Some((class, less))
     }
 }
 
@@ -205,12 +230,19 @@ impl Order for Epoch {
         let (class, object) = (Class::of(access.pattern), access.object);
         match (self.class_of(object) == class, class.set_index()) {
             (false, _) => self.claimed(object, access.pattern, residents),
-            (true, Some(set)) => self.sets[set].used(&mut self.links, object, access.size_bytes.max(1)),
+            (true, Some(set)) => {
+                let (size_bytes, due) = (access.size_bytes.max(1), self.due_of(object));
+                self.sets[set].unlink(&mut self.links, object, (size_bytes, due));
+                self.set_due(object, access.pattern);
+                let due = self.due_of(object);
+                self.sets[set].link(&mut self.links, object, (size_bytes, due));
+            }
             (true, None) => self.general.count_use(object),
         }
     }
 
     fn admitted(&mut self, access: &Access, _: &Residents) {
+        self.set_due(access.object, access.pattern);
         self.link(access.object, access.size_bytes.max(1), Class::of(access.pattern));
     }
 
@@ -222,7 +254,7 @@ impl Order for Epoch {
         let (of, object) = self
             .scanned(residents)
             .or_else(|| self.ceded(class, size_bytes, residents))
-            .or_else(|| self.own(class, size_bytes, residents))?;
+            .or_else(|| self.own(class, newcomer, residents))?;
         self.gone.push(of);
         Some(object)
     }
@@ -253,6 +285,7 @@ impl Order for Epoch {
         if self.class_of(object) != class {
             let size_bytes = size_of_resident(object, residents);
             self.unlink(object, size_bytes);
+            self.set_due(object, pattern);
             self.link(object, size_bytes, class);
         }
     }
@@ -262,7 +295,10 @@ impl Order for Epoch {
     }
 
     fn memory_bytes(&self) -> usize {
-        self.links.memory_bytes() + self.general.memory() + self.classes.capacity()
+        self.links.memory_bytes()
+            + self.general.memory()
+            + self.classes.capacity()
+            + self.dues.capacity() * size_of::<u32>()
     }
 }
 

@@ -178,6 +178,31 @@ fn validation_between_epochs_costs_the_bound_nothing() {
 }
 
 #[test]
+fn of_told_parts_what_is_due_last_goes_and_nothing_for_what_is_due_as_late() {
+    let mut bench = Bench::new(PolicyKind::Epoch, 3);
+    let mut read = |object, due| {
+        let mut count = Count::default();
+        bench.read(object, 1, Pattern::Due(SetNo(0), due), &mut count);
+        let resident: Vec<u32> = (0..10).filter(|&object| bench.resident(object..object + 1) == 1).collect();
+        resident
+    };
+    read(0, Pattern::NOT_TOLD);
+    read(1, 2);
+    read(2, 4);
+    assert_eq!(read(3, Pattern::NOT_TOLD), [0, 1, 2]);
+    assert_eq!(read(4, 4), [1, 2, 4]);
+    assert_eq!(read(5, 4), [1, 2, 4]);
+    assert_eq!(read(6, 3), [1, 2, 6], "of those due in one epoch the one used last");
+    assert_eq!(read(1, 5), [1, 2, 6]);
+    assert_eq!(read(7, 4), [2, 6, 7], "a use tells when it is due from then on");
+    // Nothing is told any more.
+    let mut count = Count::default();
+    bench.read(8, 1, A, &mut count);
+    assert_eq!(bench.resident(0..10), 3);
+    assert_eq!((count.admitted, bench.resident(8..9)), (0, 0));
+}
+
+#[test]
 fn hot_files_beside_an_epoch_stay() {
     let mut bench = Bench::new(PolicyKind::Epoch, 500);
     let (mut hot, mut cold) = (Count::default(), Count::default());

@@ -2,7 +2,8 @@
 //!
 //! A real mount and a server in a process of its own, behind a link of 125 MiB/s (a gigabit) and some delay; eight
 //! workers. First epochs of empty caches in `cold`, a cache that holds half of the data set in `half`, and one that holds all
-//! of it in `full`.
+//! of it in `full`. What policies hit, beside what theory and the simulator say, in `theory`; several jobs, and what disturbs
+//! one, in `jobs`; ranks with a cache each in `ranks`.
 
 use std::fs;
 
@@ -11,13 +12,24 @@ use epochcache_tests::bed::mount::{Bed, Mount};
 use epochcache_tests::bed::reader::permutation;
 use epochcache_tests::bed::s3::Weather;
 
+use cache_daemon::object::CHUNK_BYTES;
+use cache_daemon::store::layout::extent_bytes;
+
 use crate::{Effort, Results};
 
 mod cold;
 mod full;
 mod half;
+mod jobs;
+mod ranks;
+mod simulated;
+mod theory;
 
 const LINK_BYTES_PER_S: u64 = 125 << 20;
+
+/// Segments so small that a cache of some hundred MiB has as many as one of some ten GiB: one of them is always open and one in
+/// reserve, which of eight is a quarter.
+const SMALL_SEGMENTS: [&str; 2] = ["--segment-size", "4MiB"];
 
 /// Measures all cases whose names begin with one of `cases`, if there are any.
 pub fn run(effort: Effort, cases: &[String], results: &mut Results) -> anyhow::Result<()> {
@@ -38,7 +50,19 @@ pub fn run(effort: Effort, cases: &[String], results: &mut Results) -> anyhow::R
             full::run(&bed, effort, results)?;
         }
     }
+    theory::run(effort, &is_wanted, results)?;
+    jobs::run(effort, &is_wanted, results)?;
+    if is_wanted("ranks_told") {
+        ranks::run(effort, results)?;
+    }
     Ok(())
+}
+
+/// What an object takes in the store.
+fn stored_bytes(size_bytes: u64) -> u64 {
+    let (whole, rest) = (size_bytes / CHUNK_BYTES, (size_bytes % CHUNK_BYTES) as u32);
+    let rest = if rest == 0 { 0 } else { extent_bytes(rest) };
+    whole * u64::from(extent_bytes(CHUNK_BYTES as u32)) + u64::from(rest)
 }
 
 fn bed(effort: Effort, files: usize) -> anyhow::Result<Bed> {
