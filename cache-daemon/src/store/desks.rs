@@ -48,11 +48,11 @@ impl Permits {
 
 impl Desks {
     /// Desks for `readers`, whose requests come from nowhere else.
-    pub(super) fn new(readers: Vec<Box<Reader>>, permits: Permits, clock: Clock) -> Self {
+    pub(super) fn new(readers: Vec<Reader>, permits: Permits, clock: Clock) -> Self {
         // A queue has room for one at least.
         let free = ArrayQueue::new(readers.len().max(1));
         for reader in readers {
-            assert!(free.push(reader).is_ok(), "it has room for all");
+            assert!(free.push(Box::new(reader)).is_ok(), "it has room for all");
         }
         Self { free, permits, clock }
     }

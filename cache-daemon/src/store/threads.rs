@@ -137,7 +137,7 @@ fn desks(
         let pool = pool(medium, desks::DEPTH, desks::BUFFER_BYTES)?;
         let (engine, slot, _) = disk_with(config, medium, &options, &pool)?;
         let disk = reader::Disk { engine, slot, pool };
-        Ok(Box::new(Reader::new(volume.clone(), disk, config.read_deadline, crossbeam::channel::never())))
+        Ok(Reader::new(volume.clone(), disk, config.read_deadline, crossbeam::channel::never()))
     });
     Ok(Desks::new(readers.collect::<Result<_, StoreError>>()?, permits.clone(), config.clock.clone()))
 }
