@@ -60,8 +60,9 @@ impl Cache {
             return ticket.error(Errno::STALE);
         };
         self.figures.reads.increment();
-        self.requests.note(ino, object.size_bytes, offset, len);
-        let wanted_by = WantedBy::Reader(ticket.asker());
+        let asker = ticket.asker();
+        self.requests.note(ino, object.size_bytes, (offset, len), asker);
+        let wanted_by = WantedBy::Reader(asker);
         self.give(ino, &Arc::new(object), (offset, len), wanted_by, ticket);
     }
 

@@ -39,6 +39,8 @@ pub struct Asked {
     pub offset: u64,
     /// How many.
     pub len: u32,
+    /// The thread that waits, as this process numbers it; 0 if that is not known.
+    pub by: u32,
 }
 
 /// The last requests.
@@ -86,13 +88,14 @@ impl Requests {
         last >> 32 == ino.0 && (last as u32).wrapping_sub(turn.0) < u32::MAX / 2
     }
 
-    pub(super) fn note(&self, ino: Ino, size_bytes: u64, offset: u64, len: u32) {
+    pub(super) fn note(&self, ino: Ino, size_bytes: u64, (offset, len): (u64, u32), by: Option<u32>) {
         let turn = u64::from(self.turn.load(Relaxed));
         // Numbers are 32 bits: see catalog/mod.rs.
         self.last[ino.0 as usize % LAST_MAX].store(ino.0 << 32 | turn, Relaxed);
         let noted = self.noted.load(Relaxed);
         let is_wanted = noted == Noted::All as u8 || noted == Noted::Large as u8 && size_bytes > UNIT_BYTES;
-        if is_wanted && self.queue.push(Asked { ino, size_bytes, offset, len }).is_err() {
+        let by = by.unwrap_or(0);
+        if is_wanted && self.queue.push(Asked { ino, size_bytes, offset, len, by }).is_err() {
             self.lost.fetch_add(1, Relaxed);
         }
     }
@@ -117,14 +120,14 @@ mod tests {
         let requests = Requests::default();
         let before = requests.begin_turn();
         assert!(!requests.was_asked_since(Ino(0), before) && !requests.was_asked_since(Ino(7), before));
-        requests.note(Ino(7), 10, 0, 10);
+        requests.note(Ino(7), 10, (0, 10), None);
         let after = requests.begin_turn();
         assert!(requests.was_asked_since(Ino(7), before));
         assert!(!requests.was_asked_since(Ino(7), after));
         assert!(!requests.was_asked_since(Ino(8), before));
         let same_place = Ino(7 + LAST_MAX as u64);
         assert!(!requests.was_asked_since(same_place, before));
-        requests.note(same_place, 10, 0, 10);
+        requests.note(same_place, 10, (0, 10), None);
         assert!(requests.was_asked_since(same_place, after) && !requests.was_asked_since(Ino(7), before));
     }
 }

@@ -104,13 +104,14 @@ impl Sight {
         while let Some(asked) = self.cache.requests().take() {
             self.units.extend(unit_read(&asked));
             if !self.by_probes {
-                touches.extend(requested(&asked, now_ns));
+                let group = if asked.by == 0 { 0 } else { self.job(asked.by) };
+                touches.extend(requested(&asked, group, now_ns));
             }
         }
         touches
     }
 
-    /// The job of process `tgid`: the same for all workers of all ranks, whichever of them started which.
+    /// The job of process or thread `tgid`: the same for all workers of all ranks, whichever of them started which.
     pub fn job(&mut self, tgid: u32) -> u32 {
         if self.jobs.len() > PROCESSES_MAX {
             self.jobs.clear();
@@ -181,11 +182,11 @@ fn seen(event: &Event, group: u32, at_ns: u64) -> Option<Touch> {
     Some(Touch { at_ns, file, reader: *tgid, group, first, end, begins: *begins, ends: *ends })
 }
 
-fn requested(asked: &Asked, at_ns: u64) -> Option<Touch> {
+fn requested(asked: &Asked, group: u32, at_ns: u64) -> Option<Touch> {
     let file = FileNo(u32::try_from(asked.ino.0).ok()?);
     let (first, end) = (asked.offset, asked.offset + u64::from(asked.len));
     let (begins, ends) = (first == 0, end >= asked.size_bytes);
-    Some(Touch { at_ns, file, reader: 0, group: 0, first, end, begins, ends })
+    Some(Touch { at_ns, file, reader: asked.by, group, first, end, begins, ends })
 }
 
 /// A read within an object of several units.
