@@ -19,7 +19,7 @@ use crate::store::layout::extent_bytes;
 pub(super) enum Space {
     /// Now.
     Ready,
-    /// When a buffer is free.
+    /// When a buffer is free, or a segment has been emptied.
     Wait,
     /// No: there is no segment for it.
     Full,
@@ -36,8 +36,9 @@ impl Writer {
                 break;
             }
         }
-        // Full batches went out by themselves. A part of one goes out when nothing is there to join it.
-        if self.waiting.is_none() {
+        // Full batches went out by themselves. A part of one goes out when nothing is there to join it, and what is moved
+        // when it is all that was read: appends wait for that.
+        if self.waiting.is_none() || self.is_moving() {
             self.write_batch(now);
         }
         self.refuse_late(now);
@@ -118,10 +119,10 @@ impl Writer {
             self.reject(append.done, Rejection::Busy);
             return Ok(());
         }
-        // What is gained by moving is not to be eaten up before the move has ended.
+        // What is gained by moving is not to be eaten up before the move has ended. A policy that replaces has given up others
+        // for this one already: it waits.
         if self.is_moving() {
-            self.reject(append.done, Rejection::Busy);
-            return Ok(());
+            return Err(append);
         }
         match self.find_space(extent_bytes(append.data.len() as u32), false, now) {
             Space::Ready => {

@@ -190,7 +190,7 @@ pub struct Writer {
     /// What is packed or in flight. An extent is written once: a second copy, torn by a power cut, would
     /// hide the first from recovery.
     packed: HashSet<ExtentKey>,
-    /// Taken from the channel, but there was no buffer for it.
+    /// Taken from the channel, but there was no buffer for it, or a segment is being emptied.
     waiting: Option<Append>,
     /// Syncs asked for: nothing more is taken until they are done.
     syncs: Vec<SyncDone>,
