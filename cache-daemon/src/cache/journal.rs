@@ -87,7 +87,7 @@ impl Journal {
         if self.listening.load(Relaxed) == 0 {
             return;
         }
-        let entry = Entry { at_ns: now_ns(), ino, start, bytes, done };
+        let entry = Entry { at_ns: crate::probe::clock_ns(), ino, start, bytes, done };
         let mut listeners = self.listeners.lock();
         listeners.retain(|listener| match listener.try_send(entry.clone()) {
             Ok(()) => true,
@@ -99,14 +99,6 @@ impl Journal {
         });
         self.listening.store(listeners.len(), Relaxed);
     }
-}
-
-/// The clock of the probes' events.
-fn now_ns() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: writes to `now`. It cannot fail: the clock exists.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 #[cfg(test)]

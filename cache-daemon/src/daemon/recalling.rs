@@ -79,6 +79,7 @@ impl Recalling {
             tracing::info!(
                 files = recalled.files.len(),
                 at = recalled.at,
+                by = recalled.group,
                 "an order is read that was read before"
             );
             let order = Order::new(Purpose::Recalled, recalled.files.iter().copied());

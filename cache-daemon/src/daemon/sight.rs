@@ -13,7 +13,7 @@ use super::watching::Watching;
 use crate::access::{FileNo, Touch};
 use crate::cache::{Asked, Cache, Noted, UNIT_BYTES};
 use crate::policy::readahead::UnitRead;
-use crate::probe::{Event, Probes, Tier};
+use crate::probe::{Event, Probes, Tier, clock_ns};
 
 /// Processes whose job is remembered.
 const PROCESSES_MAX: usize = 4_096;
@@ -62,6 +62,8 @@ pub(super) struct Sight {
     is_direct: bool,
     /// The probes see every reading, so that requests are needed only within large objects.
     by_probes: bool,
+    /// Since when: monotonic clock.
+    by_probes_since_ns: u64,
     /// They count what is in the page cache.
     sees_residents: bool,
 }
@@ -78,6 +80,7 @@ impl Sight {
             jobs: HashMap::new(),
             is_direct,
             by_probes: false,
+            by_probes_since_ns: 0,
             sees_residents: false,
         }
     }
@@ -87,6 +90,7 @@ impl Sight {
         if self.is_blind {
             return Vec::new();
         }
+        let was_by_probes = self.by_probes;
         let report = self.probes.as_ref().map(|probes| probes.report());
         self.by_probes = match report.as_ref().map(|report| report.tier) {
             Some(Tier::A) => true,
@@ -94,16 +98,22 @@ impl Sight {
             Some(Tier::B) => !self.is_direct,
             Some(Tier::C) | None => false,
         };
+        if self.by_probes && !was_by_probes {
+            // What was read before came as requests, and would be taken for another epoch if it came again.
+            self.by_probes_since_ns = clock_ns();
+        }
         self.sees_residents = report.is_some_and(|report| report.sees_residents);
         self.cache.requests().set(if self.by_probes { Noted::Large } else { Noted::All });
         let mut touches = Vec::new();
         while let Some(event) = self.events.as_ref().and_then(|events| events.try_recv().ok()) {
-            let group = self.job(event.tgid);
-            touches.extend(seen(&event, group, now_ns));
+            if self.by_probes && event.at_ns >= self.by_probes_since_ns {
+                let group = self.job(event.tgid);
+                touches.extend(seen(&event, group, now_ns));
+            }
         }
         while let Some(asked) = self.cache.requests().take() {
             self.units.extend(unit_read(&asked));
-            if !self.by_probes {
+            if !was_by_probes {
                 let group = if asked.by == 0 { 0 } else { self.job(asked.by) };
                 touches.extend(requested(&asked, group, now_ns));
             }

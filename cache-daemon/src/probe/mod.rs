@@ -37,7 +37,7 @@ use crate::stats::probe::ProbeFigures;
 use attach::Attached;
 pub(crate) use attach::in_initial_pid_namespace;
 pub use disks::{disks_under, queues_under};
-pub use event::Event;
+pub use event::{Event, clock_ns};
 pub use readers::ReaderRow;
 pub use report::{Cost, Heat, LeftOut, ProbeOptions, ProbeReport, Tier};
 
