@@ -89,19 +89,20 @@ impl Cache {
 
     fn read_part(self: &Arc<Self>, part: Part) {
         let Some(len) = self.store.contains(&part.key()) else { return self.read_absent(part) };
-        if !part.is_readers() {
-            return self.read_to_push(part, len);
+        let (key, rider) = (part.key(), Rider { part, since: Instant::now() });
+        if !rider.part.is_readers() {
+            return self.read_to_push(rider, len);
         }
-        match self.rides.join(&part.key(), Rider { part, since: Instant::now() }) {
+        match self.rides.join(&key, rider) {
             Ok(()) => self.figures.push_joined.increment(),
-            Err(Rider { part, .. }) => self.read_stored(part, Store::read_here),
+            Err(rider) => self.read_stored(rider, Store::read_here),
         }
     }
 
     /// The index has the chunk: has it read from the store, and fetches it if the store cannot give it.
-    fn read_stored(self: &Arc<Self>, part: Part, read: fn(&Store, ExtentKey, Range<u32>, ReadDone)) {
-        let (key, range) = (part.key(), part.range.range.clone());
-        let (cache, rider) = (self.clone(), Rider { part, since: Instant::now() });
+    fn read_stored(self: &Arc<Self>, rider: Rider, read: fn(&Store, ExtentKey, Range<u32>, ReadDone)) {
+        let (key, range) = (rider.part.key(), rider.part.range.range.clone());
+        let cache = self.clone();
         let done = move |result: Result<&[u8], Miss>| match result {
             Ok(bytes) => cache.serve(rider, bytes),
             Err(miss) => cache.refused(rider.part, miss),
@@ -110,12 +111,12 @@ impl Cache {
     }
 
     /// The same for a push; readers who ask for the chunk meanwhile go along, if it is all of its `len` bytes.
-    fn read_to_push(self: &Arc<Self>, part: Part, len: u32) {
-        let (key, range) = (part.key(), part.range.range.clone());
+    fn read_to_push(self: &Arc<Self>, rider: Rider, len: u32) {
+        let (key, range) = (rider.part.key(), rider.part.range.range.clone());
         if range != (0..len) || !self.rides.begin(key) {
-            return self.read_stored(part, Store::read);
+            return self.read_stored(rider, Store::read);
         }
-        let (cache, rider) = (self.clone(), Rider { part, since: Instant::now() });
+        let cache = self.clone();
         let done = move |result: Result<&[u8], Miss>| {
             // The readers first: the push sees then that it comes too late.
             for rider in cache.rides.end(&key).into_iter().chain([rider]) {
@@ -178,7 +179,9 @@ impl Cache {
                 self.figures.landed_hits.increment();
                 sink(Ok(&bytes[range]));
             }
-            Boarded::NotNeeded(Waiter { sink, .. }) => self.read_stored(Part { sink, ..part }, Store::read),
+            Boarded::NotNeeded(Waiter { sink, .. }) => {
+                self.read_stored(Rider { part: Part { sink, ..part }, since: Instant::now() }, Store::read);
+            }
         }
     }
 
